@@ -1,0 +1,43 @@
+"""The one kind of error that evar shows to its user: a single line that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvarError(Exception):
+    """A problem the user can mend. The CLI prints its message as one line and exits with code 2.
+
+    The message says what is wrong, where (a path), what was expected and found, and what to do next.
+    Line breaks are folded so that one error is always one line.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """The option closest in spelling to `name`, or None when nothing is near."""
+    options = list(options)
+    lowered = {option.lower(): option for option in reversed(options)}
+    matches = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return lowered[matches[0]] if matches else None
+
+
+def unknown(kind: str, name: str, options: Iterable[str], hint: str = "") -> EvarError:
+    """The error for a name that is not among `options`: suggests the nearest one, else lists them.
+
+    >>> str(unknown("task", "esc5", ["esc50", "us8k"]))
+    "unknown task 'esc5'; did you mean 'esc50'?"
+    """
+    options = sorted(options)
+    near = nearest(name, options)
+    message = f"unknown {kind} {name!r}"
+    if near:
+        message += f"; did you mean {near!r}?"
+    elif options:
+        message += f"; there are: {', '.join(options)}"
+    return EvarError(f"{message} {hint}" if hint else message)

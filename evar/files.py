@@ -1,0 +1,149 @@
+"""Writing that survives `kill -9`, full disks and neighbours: atomic files, locks, digests."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from evar.errors import EvarError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again, it continues",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "operation not permitted: choose a folder that you may write to",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
+    errno.EISDIR: "a folder stands where a file is needed: choose another name",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn an OSError raised while writing `path` into an EvarError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno is None:
+            raise
+        reason = _REASONS.get(error.errno, os.strerror(error.errno))
+        raise EvarError(f"cannot write {path}: {reason}") from error
+
+
+def make_folder(path: Path | str) -> Path:
+    """Create a folder and its parents; EvarError when that is impossible."""
+    path = Path(path)
+    with writing(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from None
+    return path
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path | str, mode: str = "wb", **options: Any) -> Iterator[IO]:
+    """Open a temporary neighbour of `path`; it takes the name when the block ends without an error.
+
+    The data reach the disk (fsync) before the rename, so a reader sees the old file or the new one, never a part.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, mode, **options) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def atomic_write(path: Path | str, data: bytes | str) -> None:
+    """Replace the content of `path` in one step; text is written as UTF-8."""
+    with atomic_writer(path) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def append_bytes(path: Path | str, data: bytes) -> None:
+    """Append `data` and wait until it is on the disk; a failed append leaves the old length."""
+    with writing(path), open(path, "ab") as stream:
+        start = stream.tell()
+        try:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, start)
+            raise
+
+
+@contextlib.contextmanager
+def lock(path: Path | str, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path` (created beside what it guards) against other processes and threads.
+
+    Raises EvarError when `timeout` seconds (-1: wait for ever) pass while another process holds it.
+    """
+    import filelock
+
+    path = Path(path)
+    make_folder(path.parent)
+    with writing(path):
+        held = filelock.FileLock(str(path), timeout=timeout)
+        try:
+            held.acquire()
+        except filelock.Timeout:
+            raise EvarError(f"{path} is held by another evar process: wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def require_space(path: Path | str, n_bytes: int, what: str) -> None:
+    """Raise EvarError when the disk of `path` has less than `n_bytes` (plus 1 %) free for `what`."""
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes * 1.01:
+        raise EvarError(
+            f"not enough disk for {what} in {path}: needs {human_bytes(n_bytes)}, {human_bytes(free)} free; free some space or choose another folder"
+        )
+
+
+def human_bytes(n: float) -> str:
+    """`1234567` -> `1.2 MB` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(n) < 1000 or unit == "TB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 (64 hex digits) of a file's content."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

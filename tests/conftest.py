@@ -1,0 +1,26 @@
+"""Fixtures shared by all tests: where the real audio is, and an environment without surprises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The pack of real audio beside the checkout; tests that need it are skipped where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("real audio (../shared/data) is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EVAR_DATA", "EVAR_TASKS", "EVAR_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)

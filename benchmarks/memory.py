@@ -1,0 +1,96 @@
+"""200,000 synthetic clips × 2048-d through the real store and the `fair` probe: peak anonymous memory (RssAnon) must stay under 3 GiB.
+
+Memory-mapped pages are the system's to drop and do not count. Takes minutes and 1.7 GB of disk; `--clips N` makes it smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from common import finish
+
+
+def rss_anon() -> int:
+    """Anonymous resident memory of this process in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("RssAnon is a Linux figure")
+
+
+class Peak(threading.Thread):
+    """Samples RssAnon every 20 ms."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.highest, self.running = 0, True
+
+    def run(self) -> None:
+        while self.running:
+            self.highest = max(self.highest, rss_anon())
+            time.sleep(0.02)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clips", type=int, default=200_000)
+    parser.add_argument("--dim", type=int, default=2048)
+    arguments, _ = parser.parse_known_args()
+    n, dim, classes = arguments.clips, arguments.dim, 2
+
+    from evar.probes import evaluate, get_protocol
+    from evar.store import Store
+
+    peak = Peak()
+    peak.start()
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, classes, n)
+    centres = rng.normal(0, 0.05, (classes, dim)).astype(np.float32)
+    split = np.array(["train", "valid", "test"], dtype=object)[np.searchsorted([0.8, 0.9], rng.random(n))]
+    settings = {"encoder_fingerprint": "bench", "clips_fingerprint": f"{n}", "duration": "card", "precision": "fp32"}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        begun = time.perf_counter()
+        with store.writer(settings, [("out", "mean", dim)], n, "bench", "bench") as writer:
+            for start in range(0, n, 512):
+                rows = np.arange(start, min(start + 512, n))
+                block = rng.standard_normal((len(rows), dim), dtype=np.float32) + centres[y[rows]]
+                writer.write(rows, {("out", "mean"): block})
+            writer.finish()
+        stored = time.perf_counter() - begun
+        source = store.find(settings, [("out", "mean")]).source("out", "mean")
+        begun = time.perf_counter()
+        evaluation = evaluate(
+            get_protocol("fair"),
+            source,
+            y,
+            tuple(str(c) for c in range(classes)),
+            split=split,
+            clip_ids=np.array([f"{i:06d}" for i in range(n)], dtype=object),
+            group=np.array([f"{i:06d}" for i in range(n)], dtype=object),
+            metric="accuracy",
+        )
+        probed = time.perf_counter() - begun
+    peak.running = False
+    finish(
+        "memory: synthetic clips through the store and the fair probe",
+        [
+            {
+                "clips": n,
+                "dim": dim,
+                "store, s": stored,
+                "probe, s": probed,
+                "accuracy": evaluation.mean,
+                "peak RssAnon, GiB": peak.highest / 2**30,
+            }
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m evar` is `evar`."""
+
+from evar.cli import main
+
+main()

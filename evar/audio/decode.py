@@ -1,0 +1,257 @@
+"""One audio file in, one mono waveform out: read, mixed down, resampled, cut.
+
+libsndfile reads wav, flac, ogg, mp3, au, aiff and more; soxr (HQ) resamples. libsndfile quietly shortens a wav, au,
+aiff or ogg file that was cut off in a copy, so the sizes that those headers promise are checked here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from evar.errors import EvarError
+
+if TYPE_CHECKING:
+    import soundfile
+
+RATES = (1_000, 768_000)  # Hz; a header outside of this is damage, not audio
+MAX_CHANNELS = 64
+FULL_SCALE = 32768.0  # what libsndfile divides 16-bit samples by
+_BLOCK = 1 << 20  # frames read at once: a header that lies about its length costs no memory
+_UNKNOWN = 1 << 48  # libsndfile reports 2 ** 63 - 1 frames where a stream does not say its length
+_FILTER = 512  # samples, at the lower rate, that soxr's HQ filter looks ahead (6e-8 at 256)
+_MP3_SLACK = 1152  # frames: an mp3's length tag may count one packet of padding too many
+_HEADER_SLACK = 64  # bytes: some writers count the header as data
+
+
+def decode(
+    path: Path | str,
+    sample_rate: int,
+    start: float = 0.0,
+    stop: float | None = None,
+    seconds: float | None = None,
+) -> np.ndarray:
+    """Read a clip as float32 [N] mono at `sample_rate` Hz, 1.0 being full scale (float files may go beyond).
+
+    Args:
+        path: a file that libsndfile reads, at any rate, width and number of channels; channels are averaged.
+        sample_rate: Hz; soxr HQ resamples where the file has another rate.
+        start, stop: the segment in seconds; None or NaN means the end, and a `stop` beyond the end is the end.
+        seconds: what lasts longer is cut at `round(seconds * sample_rate)` samples; shorter clips are not padded.
+
+    The segment alone is resampled, so what lies around it in the file does not leak in. A cut equals cutting the fully
+    resampled segment. Only the part that is needed is decoded.
+
+    Raises EvarError, naming the file, when it is missing, a folder, not audio, empty, truncated, holds NaN or infinite
+    samples, claims an absurd rate or number of channels, or ends before `start`.
+    """
+    return _decode(path, sample_rate, start, stop, seconds, exact=False)
+
+
+def decode_int16(
+    path: Path | str,
+    sample_rate: int,
+    start: float = 0.0,
+    stop: float | None = None,
+    seconds: float | None = None,
+) -> tuple[np.ndarray, float]:
+    """`decode` as (int16 [N], scale): the waveform is `samples * (scale / 32768)`.
+
+    16-bit (and 8-bit) mono files that already have the rate come out bit for bit. `scale` is 1.0 unless the waveform
+    goes beyond full scale; then it is the peak, so nothing is clipped.
+    """
+    samples = _decode(path, sample_rate, start, stop, seconds, exact=True)
+    if samples.dtype == np.int16:
+        return samples, 1.0
+    scale = max(1.0, float(np.abs(samples).max()))
+    levels = np.rint(samples * np.float32(FULL_SCALE / scale))
+    return np.clip(levels, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16), scale
+
+
+def samples_after_decoding(
+    path: Path | str, sample_rate: int, start: float = 0.0, stop: float | None = None, seconds: float | None = None
+) -> int:
+    """About how many samples `decode` gives, from the header alone; 0 for what cannot be read."""
+    try:
+        with _open(path) as sound:
+            duration = sound.frames / sound.samplerate
+    except EvarError:
+        return 0
+    end = duration if _is_open(stop) else min(duration, stop)
+    length = max(0.0, end - start)
+    return math.ceil((length if seconds is None else min(length, seconds)) * sample_rate)
+
+
+def _decode(
+    path: Path | str, sample_rate: int, start: float, stop: float | None, seconds: float | None, exact: bool
+) -> np.ndarray:
+    """float32 [N], or int16 [N] where `exact` is asked for and no arithmetic is needed."""
+    _check_present(path)
+    with _open(path) as sound:
+        rate = sound.samplerate
+        first, count = _segment(path, sound, start, stop)
+        wanted = None if seconds is None else max(1, round(seconds * sample_rate))
+        if wanted is not None:
+            reach = 0 if rate == sample_rate else math.ceil(_FILTER * max(1.0, rate / sample_rate)) + 1
+            count = min(count, math.ceil(wanted * rate / sample_rate) + reach)
+        narrow = sound.subtype in ("PCM_16", "PCM_U8", "PCM_S8")
+        as_stored = exact and narrow and sound.channels == 1 and rate == sample_rate
+        samples = _read(path, sound, first, count, "int16" if as_stored else "float32")
+    if as_stored:
+        return samples
+    if not np.isfinite(samples).all():
+        raise EvarError(f"{path} holds NaN or infinite samples: write it again, or leave it out")
+    if rate != sample_rate:
+        import soxr
+
+        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+        if len(samples) == 0:
+            raise EvarError(f"{path} is too short: {count} frames at {rate} Hz are no sample at {sample_rate} Hz")
+    return samples[:wanted]
+
+
+def _segment(path: Path | str, sound: soundfile.SoundFile, start: float, stop: float | None) -> tuple[int, int]:
+    """(first frame, number of frames) of the segment in an open file."""
+    rate, frames = sound.samplerate, sound.frames
+    if frames == 0:
+        raise EvarError(f"{path} holds no samples (a clip of zero length): replace it, or leave it out")
+    if not (math.isfinite(start) and start >= 0) or not (_is_open(stop) or stop > start):
+        raise EvarError(f"{path}: the segment from {start} to {stop} s is none; expected 0 <= start < stop")
+    first = round(start * rate)
+    last = frames if _is_open(stop) else min(frames, round(stop * rate))
+    if first >= frames:
+        raise EvarError(f"{path} lasts {frames / rate:g} s; a segment that starts at {start:g} s lies beyond its end")
+    if first >= last:
+        raise EvarError(f"{path}: the segment from {start} to {stop} s is shorter than one sample at {rate} Hz")
+    return first, last - first
+
+
+def _read(path: Path | str, sound: soundfile.SoundFile, first: int, count: int, dtype: str) -> np.ndarray:
+    """`count` frames from `first` on, mixed to mono."""
+    import soundfile
+
+    blocks, found = [], 0
+    try:
+        if first:
+            sound.seek(first)
+        while found < count:
+            want = min(count - found, _BLOCK)
+            block = sound.read(want, dtype=dtype)
+            blocks.append(block if block.ndim == 1 else block.mean(axis=1))
+            found += len(block)
+            if len(block) < want:
+                break
+    except soundfile.SoundFileError as error:
+        raise EvarError(
+            f"{path} is damaged or truncated: libsndfile stops near frame {first + found} ({_reason(error)}); "
+            "copy it again, or leave it out"
+        ) from error
+    slack = _MP3_SLACK if sound.format == "MP3" else 0
+    if found < count - slack or found == 0:
+        raise EvarError(
+            f"{path} is truncated: expected {first + count} frames, found {first + found}; "
+            "copy it again, or leave it out"
+        )
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _open(path: Path | str) -> soundfile.SoundFile:
+    import soundfile
+
+    try:
+        sound = soundfile.SoundFile(os.fspath(path))
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file, which has no header
+        raise EvarError(
+            f"{path} is not audio that can be read (wav, flac, ogg, mp3, au, aiff): {_reason(error)}"
+        ) from error
+    if not RATES[0] <= sound.samplerate <= RATES[1] or not 1 <= sound.channels <= MAX_CHANNELS:
+        sound.close()
+        raise EvarError(
+            f"{path} has a damaged header: {sound.samplerate} Hz and {sound.channels} channels; "
+            f"expected {RATES[0]} to {RATES[1]} Hz and at most {MAX_CHANNELS} channels"
+        )
+    if sound.frames > _UNKNOWN:
+        sound.close()
+        raise EvarError(f"{path} does not say how long it is (it was written to a pipe): encode it again to a file")
+    return sound
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "error_string", str(error)).strip().rstrip(".")
+
+
+def _is_open(stop: float | None) -> bool:
+    return stop is None or math.isnan(stop)
+
+
+def _check_present(path: Path | str) -> None:
+    """EvarError unless `path` is a file that is all there, as far as its container can tell."""
+    try:
+        info = os.stat(path)
+        if stat.S_ISDIR(info.st_mode):
+            raise EvarError(f"{path} is a folder; expected an audio file")
+        if not stat.S_ISREG(info.st_mode):
+            raise EvarError(f"{path} is not a regular file; expected an audio file")
+        if info.st_size == 0:
+            raise EvarError(f"{path} is empty (0 bytes): copy it again, or leave it out")
+        with open(path, "rb") as stream:
+            missing = _missing_bytes(stream, info.st_size)
+    except FileNotFoundError:
+        raise EvarError(f"{path} is missing: expected an audio file there") from None
+    except OSError as error:
+        raise EvarError(f"{path} cannot be read: {error.strerror}") from error
+    if missing > _HEADER_SLACK:
+        raise EvarError(
+            f"{path} is truncated: {missing} of the bytes that it promises are not there ({info.st_size} are); "
+            "copy it again, or leave it out"
+        )
+
+
+def _missing_bytes(stream: BinaryIO, size: int) -> int:
+    """How many bytes of sound a container promises beyond the file's end; 0 where it promises nothing."""
+    head = stream.read(12)
+    if head[:4] in (b"RIFF", b"RIFX") and head[8:] == b"WAVE":
+        return _missing_chunk(stream, size, b"data", "<" if head[3:4] == b"F" else ">")
+    if head[:4] == b"FORM" and head[8:11] == b"AIF":
+        return _missing_chunk(stream, size, b"SSND", ">")
+    if head[:4] in (b".snd", b"dns.") and len(head) == 12:
+        offset, promised = struct.unpack((">" if head[:1] == b"." else "<") + "II", head[4:])
+        return _overrun(offset, promised, size)
+    if head[:4] == b"OggS":
+        return _missing_ogg(stream, size)
+    return 0
+
+
+def _missing_chunk(stream: BinaryIO, size: int, name: bytes, order: str) -> int:
+    """Walk the chunks of a RIFF or AIFF file (name, size, payload padded to even) up to the sound."""
+    while len(head := stream.read(8)) == 8:
+        (promised,) = struct.unpack(order + "I", head[4:])
+        if head[:4] == name:
+            return _overrun(stream.tell(), promised, size)
+        stream.seek(promised + promised % 2, os.SEEK_CUR)
+    return 0
+
+
+def _overrun(offset: int, promised: int, size: int) -> int:
+    # Programs that write to a pipe put a size near 2 ** 31 or 2 ** 32 here, for "unknown".
+    piped = promised >= 0x7FFF0000
+    return 0 if piped else max(0, offset + promised - size)
+
+
+def _missing_ogg(stream: BinaryIO, size: int) -> int:
+    """An Ogg file is a row of pages, each with its own size (RFC 3533): is the last one whole?"""
+    stream.seek(max(0, size - 65_307))  # the largest page
+    tail = stream.read()
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27:
+        return size
+    n_segments = tail[page + 26]
+    end = page + 27 + n_segments + sum(tail[page + 27 : page + 27 + n_segments])
+    # One lost byte already loses the packet, so count a page that is cut at all as beyond the slack.
+    return 0 if end <= len(tail) else _HEADER_SLACK + end - len(tail)

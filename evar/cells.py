@@ -1,0 +1,161 @@
+"""What a run is made of: its settings, the names it is given, and the identity of one cell (encoder × task × protocol)."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from evar.errors import EvarError, nearest, unknown
+
+NORMS = ("auto", "weights", "task")
+DURATIONS = ("card", "native")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are measured; the same words as the options of `evar run`.
+
+    data: dataset roots, their parents, or `task=DIR`. seeds: None takes the protocol's. norm: which log-mel statistics
+    an encoder is given: `weights` (those in its file), `task` (the task's training clips), `auto` (as the protocol says).
+    duration: `card` cuts or zero-pads every clip to the card's seconds, `native` keeps lengths.
+    train_fraction (0-1) and shots (clips per class) thin the training clips; limit keeps a stratified subset of all clips.
+    """
+
+    data: tuple[str, ...] = ()
+    tasks_dir: str | None = None
+    weights: str | None = None
+    device: str = "auto"
+    probe: tuple[str, ...] = ("fair",)
+    seeds: tuple[int, ...] | None = None
+    layers: str | None = None
+    pooling: str | None = None
+    norm: str = "auto"
+    duration: str = "card"
+    batch: int | None = None
+    results: str = "results"
+    embeddings: str = "embeddings"
+    train_fraction: float | None = None
+    shots: int | None = None
+    limit: int | None = None
+    partial: bool = False
+    skip_bad: bool = False
+    mini: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, options in (("norm", self.norm, NORMS), ("duration", self.duration, DURATIONS)):
+            if value not in options:
+                raise unknown(name, str(value), options)
+        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
+            raise EvarError(f"train_fraction: expected a number in (0, 1], found {self.train_fraction}")
+        for name, value in (("shots", self.shots), ("limit", self.limit), ("batch", self.batch)):
+            if value is not None and value < 1:
+                raise EvarError(f"{name}: expected a whole number of at least 1, found {value}")
+        if self.shots is not None and self.train_fraction is not None:
+            raise EvarError("train_fraction and shots exclude each other: give one of them")
+
+    @classmethod
+    def of(cls, **options: Any) -> Settings:
+        """Settings from keyword options (lists become tuples, None means the default); EvarError for an unknown one."""
+        kinds = {field.name: field for field in fields(cls)}
+        given = {}
+        for name, value in options.items():
+            if name not in kinds:
+                near = nearest(name, kinds)
+                raise EvarError(f"unknown option {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+            if value is None:
+                continue
+            if name in ("data", "probe") and isinstance(value, (str, Path)):
+                value = [part for part in str(value).split(",") if part]
+            if name == "seeds":
+                value = parse_seeds(value)
+            if isinstance(value, (list, tuple)):
+                value = tuple(value if name == "seeds" else map(str, value))
+            given[name] = str(value) if isinstance(value, Path) else value
+        return cls(**given)
+
+
+def parse_seeds(value: str | int | Iterable[int]) -> tuple[int, ...]:
+    """`"42,43"`, `42` or `[42, 43]` -> (42, 43); EvarError otherwise."""
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    try:
+        seeds = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise EvarError(f"seeds: expected whole numbers such as 42,43,44, found {value!r}") from None
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise EvarError(f"seeds: expected distinct whole numbers of at least 0, found {value!r}")
+    return seeds
+
+
+def split_names(names: str | Sequence[Any] | Any) -> list[Any]:
+    """`"a,b"` -> ["a", "b"]; a list is flattened; objects (an Encoder, a class, a Task) pass as they are."""
+    if isinstance(names, str):
+        return [name.strip() for name in names.split(",") if name.strip()]
+    if isinstance(names, (list, tuple)):
+        return [part for name in names for part in split_names(name)]
+    return [names]
+
+
+def expand_encoders(names: str | Sequence[Any] | Any) -> list[Any]:
+    """Encoder words to encoder names: commas and globs (`byola-v1-*`, `random:byola-*`) over the registry.
+
+    Raises EvarError when nothing is named, or a glob matches nothing.
+    """
+    from evar.encoders.registry import list_encoders
+
+    found: list[Any] = []
+    for name in split_names(names):
+        if isinstance(name, str) and _is_glob(name):
+            scheme, _, pattern = name.rpartition(":")
+            entries = list_encoders()
+            matches = [
+                f"{scheme}:{key}" if scheme else key
+                for key, entry in entries.items()
+                if fnmatch.fnmatchcase(key, pattern) and not (scheme == "random" and entry.weights == "none")
+            ]
+            if not matches:
+                raise EvarError(f"no encoder matches {name!r}: 'evar encoders' lists them")
+            found += matches
+        else:
+            found.append(name)
+    if not found:
+        raise EvarError("no encoder named: 'evar encoders' lists them")
+    return _unique(found)
+
+
+def expand_tasks(names: str | Sequence[Any] | Any, tasks_dir: str | None = None) -> list[Any]:
+    """Task words to task names: commas, suites (`paper9`), globs (`pack-*`), card files (`PATH.yaml`), Task objects.
+
+    Raises EvarError when nothing is named, or a glob matches nothing.
+    """
+    from evar.datasets import list_cards, list_suites
+
+    suites = list_suites(tasks_dir)
+    found: list[Any] = []
+    for name in split_names(names):
+        if isinstance(name, str) and name in suites:
+            found += suites[name]
+        elif isinstance(name, str) and _is_glob(name) and not name.endswith((".yaml", ".yml")):
+            matches = [card for card in list_cards(tasks_dir) if fnmatch.fnmatchcase(card, name)]
+            if not matches:
+                raise EvarError(f"no task matches {name!r}: 'evar tasks' lists them")
+            found += matches
+        else:
+            found.append(name)
+    if not found:
+        raise EvarError("no task named: 'evar tasks' lists them")
+    return _unique(found)
+
+
+def _is_glob(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _unique(items: list[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for item in items:
+        if not any(item is other or (isinstance(item, str) and item == other) for other in kept):
+            kept.append(item)
+    return kept

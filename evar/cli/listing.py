@@ -1,0 +1,119 @@
+"""`evar encoders`, `evar tasks`, `evar task show`: what there is. None of these imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from evar.cli.options import output_option, print_json, table, tasks_dir_option
+
+
+@click.command()
+@output_option
+def encoders_command(output: str) -> None:
+    """List the encoders: name, sample rate, dimension, whether weights are needed.
+
+    \b
+    Example:
+      evar encoders -o json
+    """
+    from evar.encoders.registry import list_encoders
+
+    entries = list_encoders()
+    if output == "json":
+        return print_json({name: asdict(entry) for name, entry in entries.items()})
+    rows = [
+        [name, f"{entry.sample_rate}", f"{entry.dim}", entry.weights, f"[{entry.extra}]" if entry.extra else "", entry.title]
+        for name, entry in entries.items()
+    ]
+    click.echo(table(rows, ["encoder", "Hz", "dim", "weights", "extra", ""], right={1, 2}))
+    click.echo(
+        "\nNAME@FILE gives weights; random:NAME[@SEED] is the untrained architecture; py:package.module:Class is your own;"
+        "\nlabel=NAME names it in the leaderboard."
+    )
+
+
+@click.command()
+@tasks_dir_option
+@output_option
+def tasks_command(tasks_dir: str | None, output: str) -> None:
+    """List the tasks and suites.
+
+    \b
+    Example:
+      evar tasks --tasks-dir my_cards
+    """
+    from evar.datasets import list_cards, list_suites
+
+    cards, suites = list_cards(tasks_dir), list_suites(tasks_dir)
+    if output == "json":
+        return print_json({"tasks": {name: _summary(card) for name, card in cards.items()}, "suites": suites})
+    rows = [
+        [
+            name,
+            f"{card.counts.get('clips', 0):,}" if card.counts.get("clips") else "",
+            f"{card.n_classes or ''}",
+            f"{card.seconds:g} s",
+            card.metric,
+            f"{card.folds} folds" if card.split == "folds" else "parts",
+            card.licence,
+            card.title,
+        ]
+        for name, card in cards.items()
+    ]
+    click.echo(table(rows, ["task", "clips", "classes", "clip", "metric", "split", "licence", ""], right={1, 2, 3}))
+    click.echo("\nSuites:")
+    for name, members in suites.items():
+        click.echo(f"  {name:<8} {','.join(members)}")
+    click.echo("\n'evar task show TASK' tells more; 'evar data fetch TASK' or 'evar data mini TASK' gets the audio.")
+
+
+def _summary(card: object) -> dict:
+    return {key: value for key, value in asdict(card).items() if key in _SHOWN and value not in (None, "", (), {})}
+
+
+_SHOWN = (
+    "name version title asks seconds metric multilabel split folds group classes counts layout folders"
+    " licence citation homepage bring fetch corpora paper path"
+).split()
+
+
+@click.group()
+def task_command() -> None:
+    """Look at one task card.
+
+    \b
+    Example:
+      evar task show esc50
+    """
+
+
+@task_command.command("show")
+@click.argument("task")
+@tasks_dir_option
+@output_option
+def show(task: str, tasks_dir: str | None, output: str) -> None:
+    """Show the card of TASK (a name or a card file): what is asked, the split, the licence, where to get it.
+
+    \b
+    Example:
+      evar task show esc50
+    """
+    from evar.datasets import find_card
+
+    card = find_card(task, tasks_dir)
+    summary = _summary(card)
+    if output == "json":
+        return print_json(summary)
+    for key, value in summary.items():
+        if key == "fetch":
+            value = "\n".join(f"{item['url']} ({item['bytes'] or '?'} bytes)" for item in value)
+        elif isinstance(value, dict):
+            value = ", ".join(f"{name} {item}" for name, item in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        lines = str(value).splitlines()
+        click.echo(f"{key:>10}  {lines[0]}")
+        for line in lines[1:]:
+            click.echo(f"{'':>10}  {line}")

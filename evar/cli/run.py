@@ -1,0 +1,179 @@
+"""`evar run`: the main job."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evar.cli.options import (
+    data_option,
+    device_option,
+    embeddings_option,
+    mini_option,
+    output_option,
+    print_json,
+    results_option,
+    table,
+    tasks_dir_option,
+    with_options,
+)
+from evar.errors import EvarError, nearest
+
+
+@click.command()
+@click.argument("encoders")
+@click.argument("tasks", required=False)
+@with_options(
+    data_option,
+    mini_option,
+    tasks_dir_option,
+    click.option("--weights", metavar="FILE", help="Checkpoint of a single encoder (same as NAME@FILE)."),
+    device_option,
+    click.option("--probe", metavar="NAMES", help="Protocols: fair (default), paper, knn, mlp, or a YAML file."),
+    click.option("--seeds", metavar="N,N", help="Seeds instead of the protocol's own."),
+    click.option("--layers", metavar="L|L+L", help="Layer, or a fusion of layers, instead of the encoder's default."),
+    click.option("--pooling", metavar="NAME", help="mean, max, std, mean+max, mean_std instead of the encoder's default."),
+    click.option("--norm", metavar="auto|weights|task", help="Whose log-mel statistics. auto: as the protocol says."),
+    click.option("--duration", metavar="card|native", help="Cut or pad clips to the card's seconds (default), or not."),
+    click.option("--batch", type=int, metavar="N", help="Clips per batch instead of the encoder's own choice."),
+    results_option,
+    embeddings_option,
+    click.option("--train-fraction", type=float, metavar="F", help="Train on a stratified, seeded part of the clips."),
+    click.option("--shots", type=int, metavar="N", help="Train on N clips per class."),
+    click.option("--limit", type=int, metavar="N", help="Use a stratified subset of N clips (marked in the row)."),
+    click.option("--partial", is_flag=True, help="Accept a folder that lacks official clips (marked in the row)."),
+    click.option("--skip-bad", is_flag=True, help="Skip clips that cannot be decoded (counted in the row)."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done: cells, clips, hours, disk, time."),
+    output_option,
+    click.option("-v", "--verbose", count=True, help="Say more."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and the result."),
+)
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    encoders: str,
+    tasks: str | None,
+    dry_run: bool,
+    output: str,
+    verbose: int,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Score ENCODERS on TASKS and write the leaderboard.
+
+    ENCODERS and TASKS are comma lists; globs (`byola-v1-*`), suites (`paper9`) and card files (`mine.yaml`) work too.
+    Or give one YAML file that holds the whole command. What is measured already is not measured again.
+
+    \b
+    Examples:
+      evar run logmel,random:byola-v2 esc50 --mini
+      evar run byola-v2@AudioNTT2022.pth esc50,gtzan --data ~/datasets --probe fair,paper
+      evar run mine=py:my_package.models:Mine,logmel paper9 --data ~/datasets --dry-run
+      evar run grid.yaml
+    """
+    from evar import plan, runner
+    from evar.cli.progress import Bars
+
+    if tasks is None:
+        if not encoders.endswith((".yaml", ".yml")):
+            raise click.UsageError("missing TASKS: evar run ENCODERS TASKS, or evar run GRID.yaml", ctx)
+        encoders, tasks, stated = read_grid(Path(encoders))
+        given = {name for name in options if ctx.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
+        options = options | {name: value for name, value in stated.items() if name not in given}
+    options["probe"] = options["probe"] or "fair"
+    reporter = Bars(-1 if quiet else verbose)
+    if dry_run:
+        return print_plan(plan.estimate(encoders, tasks, reporter=reporter, **options), output)
+    rows = runner.run(encoders, tasks, reporter=reporter, **options)
+    echo_command(encoders, tasks, options, Path(options["results"]))
+    if output == "json":
+        return print_json(rows.to_dict("records"))
+    from evar.results import format_leaderboard
+
+    click.echo(format_leaderboard(rows))
+    if not quiet:
+        folder = Path(options["results"])
+        click.echo(f"\n{folder / 'leaderboard.csv'}  (per fold and seed: {folder / 'runs.csv'}, per clip: {folder / 'predictions'}/)")
+
+
+def read_grid(path: Path) -> tuple[list, list, dict[str, Any]]:
+    """A run as a file: (encoders, tasks, options). Keys are `encoders`, `tasks` and the options of `evar run`.
+
+    Raises EvarError for a file that cannot be read, an unknown key or a missing one.
+    """
+    import yaml
+
+    from evar.cells import Settings
+
+    try:
+        stated = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise EvarError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EvarError(f"{path} is not YAML: {error}") from None
+    if not isinstance(stated, dict):
+        raise EvarError(f"{path}: expected the keys 'encoders' and 'tasks', found {type(stated).__name__}")
+    known = {field.name for field in fields(Settings)} | {"encoders", "tasks"}
+    options = {str(key).replace("-", "_"): value for key, value in stated.items()}
+    for key in options:
+        if key not in known:
+            near = nearest(key, known)
+            raise EvarError(f"{path}: unknown key {key!r}" + (f"; did you mean {near!r}?" if near else ""))
+    for key in ("encoders", "tasks"):
+        if not options.get(key):
+            raise EvarError(f"{path}: the key {key!r} is missing")
+    return options.pop("encoders"), options.pop("tasks"), options
+
+
+def echo_command(encoders: Any, tasks: Any, options: dict[str, Any], results: Path) -> None:
+    """Keep the whole command as a file that `evar run` takes, in `RESULTS/commands/`, named by its content."""
+    import yaml
+
+    from evar.cells import split_names
+    from evar.files import atomic_write, digest
+
+    command = {"encoders": split_names(encoders), "tasks": split_names(tasks)}
+    command |= {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, False, ())}
+    path = results / "commands" / f"{digest(command)[:12]}.yaml"
+    if not path.exists():
+        atomic_write(path, yaml.safe_dump(command, sort_keys=False, allow_unicode=True))
+
+
+def print_plan(cells: list[dict], output: str) -> None:
+    """Print what `--dry-run` found."""
+    from evar.files import human_bytes
+
+    if output == "json":
+        return print_json(cells)
+    rows = [
+        [
+            cell["encoder"],
+            cell["task"],
+            cell["protocol"],
+            f"{cell['clips']:,}",
+            f"{cell['hours']:.2f}",
+            human_bytes(cell["bytes_waveforms"]),
+            human_bytes(cell["bytes_embeddings"]),
+            _duration(cell["seconds_encode"]),
+        ]
+        for cell in cells
+    ]
+    header = ["encoder", "task", "protocol", "clips", "hours", "waveforms", "embeddings", "encode"]
+    click.echo(table(rows, header, right={3, 4, 5, 6, 7}))
+    waveforms = {cell["task"]: cell["bytes_waveforms"] for cell in cells}
+    encoded = {(cell["encoder"], cell["task"]): cell for cell in cells}
+    disk = sum(waveforms.values()) + sum(cell["bytes_embeddings"] for cell in encoded.values())
+    seconds = sum(cell["seconds_encode"] for cell in encoded.values())
+    click.echo(
+        f"\n{len(cells)} cells, at most {human_bytes(disk)} of disk and about {_duration(seconds)} of encoding on this machine;"
+        " what is stored already costs nothing"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

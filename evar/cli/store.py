@@ -1,0 +1,96 @@
+"""`evar store`: what embeddings are on disk, whether they are whole, and removing what is not wanted."""
+
+from __future__ import annotations
+
+import click
+
+from evar.cli.options import embeddings_option, output_option, print_json, table, with_options
+
+
+@click.group()
+def store_command() -> None:
+    """List, verify or prune stored embeddings.
+
+    \b
+    Examples:
+      evar store list
+      evar store verify
+      evar store prune --incomplete
+    """
+
+
+@store_command.command("list")
+@with_options(embeddings_option, output_option)
+def list_sets(embeddings: str, output: str) -> None:
+    """List the stored embeddings.
+
+    \b
+    Example:
+      evar store list --embeddings /scratch/embeddings
+    """
+    from evar.files import human_bytes
+    from evar.store import Store
+
+    sets = Store(embeddings).list_sets()
+    if output == "json":
+        return print_json(sets)
+    rows = [
+        [
+            one["encoder"],
+            one["task"],
+            f"{one['clips']:,}",
+            " ".join(f"{layer}/{pooling}[{dim}]" for layer, pooling, dim in one["matrices"]),
+            human_bytes(one["bytes"]),
+            "complete" if one["complete"] else "unfinished",
+            one["key"],
+        ]
+        for one in sets
+    ]
+    click.echo(table(rows, ["encoder", "task", "clips", "matrices", "size", "state", "key"], right={2, 4}))
+    click.echo(f"\n{len(sets)} sets, {human_bytes(sum(one['bytes'] for one in sets))}")
+
+
+@store_command.command("verify")
+@with_options(embeddings_option)
+@click.pass_context
+def verify(ctx: click.Context, embeddings: str) -> None:
+    """Recompute every checksum; says what is altered or unfinished. Exits 1 when something is altered.
+
+    \b
+    Example:
+      evar store verify
+    """
+    from evar.store import Store
+
+    problems = Store(embeddings).verify()
+    for problem in problems:
+        click.echo(str(problem))
+    click.echo("all stored embeddings are whole" if not problems else f"{len(problems)} problems")
+    ctx.exit(1 if problems else 0)
+
+
+@store_command.command("prune")
+@with_options(
+    embeddings_option,
+    click.option("--incomplete", is_flag=True, help="Remove unfinished sets."),
+    click.option("--key", metavar="KEY", help="Remove the set of this key (as listed)."),
+    click.option("--older", type=float, metavar="DAYS", help="Remove sets not written for this many days."),
+    click.option("--dry-run", is_flag=True, help="Only say what would go."),
+)
+@click.pass_context
+def prune(
+    ctx: click.Context, embeddings: str, incomplete: bool, key: str | None, older: float | None, dry_run: bool
+) -> None:
+    """Remove stored embeddings. What is in use by a running evar stays.
+
+    \b
+    Example:
+      evar store prune --incomplete --dry-run
+    """
+    from evar.files import human_bytes
+    from evar.store import Store
+
+    if not (incomplete or key or older is not None):
+        raise click.UsageError("say what to remove: --incomplete, --key KEY or --older DAYS", ctx)
+    freed = Store(embeddings).prune(incomplete=incomplete, key=key, older_days=older, dry_run=dry_run)
+    click.echo(f"{human_bytes(freed)} {'would be' if dry_run else ''} freed".replace("  ", " "))

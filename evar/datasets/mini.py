@@ -1,0 +1,116 @@
+"""Minis: small procedural stand-ins in a dataset's official layout, so that the real readers run everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evar.datasets import layouts
+from evar.errors import EvarError
+from evar.files import atomic_write, lock, make_folder, require_space, writing
+
+if TYPE_CHECKING:
+    from evar.datasets.card import Card
+
+SEED = 0
+_NEEDED = 40_000_000  # bytes: more than any mini takes
+
+
+def default_root(card: Card, base: Path | str) -> Path:
+    """Where the mini of `card` lies below the folder `base`: `BASE/NAME-mini`."""
+    return Path(base) / f"{card.name}-mini"
+
+
+def make(card: Card, root: Path | str) -> Path:
+    """Make the mini of `card` in the folder `root`, and return `root`; an intact mini of this card is kept as it is.
+
+    Deterministic: the same card and evar give the same bytes. The folder appears in one step: an interrupted call
+    leaves nothing under the name. `EVAR_SYNTHETIC.json` in it marks the data as synthetic and holds the counts that
+    `load_task` asserts. An outdated or damaged mini is made again.
+    Raises EvarError when something else than a mini stands at `root` (it is left as it is), or it cannot be written.
+    """
+    import evar
+    from evar.datasets.task import SYNTHETIC_FILE
+
+    root = Path(root)
+    layout = layouts.load(card)
+    given = replace(card, options=layouts.options(card, layout))
+    about = {
+        "card": card.name,
+        "card_version": card.version,
+        "card_sha256": card.sha,
+        "seed": SEED,
+        "evar_version": evar.__version__,
+    }
+    make_folder(root.parent)
+    with lock(root.with_name(f".{root.name}.lock")):
+        _refuse_other(root, SYNTHETIC_FILE)
+        if _is_intact(root, SYNTHETIC_FILE, about):
+            return root
+        require_space(root.parent, _NEEDED, f"the mini of {card.name}")
+        for left_over in root.parent.glob(f".{root.name}.*.tmp"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        temporary = make_folder(root.with_name(f".{root.name}.{os.urandom(4).hex()}.tmp"))
+        with writing(root):
+            try:
+                atomic_write(temporary / SYNTHETIC_FILE, json.dumps(about))
+                layout.write_mini(temporary, given)
+                stated = about | _counted(temporary, layout, given) | {"content": _content(temporary, SYNTHETIC_FILE)}
+                atomic_write(temporary / SYNTHETIC_FILE, json.dumps(stated, indent=1) + "\n")
+                _put(temporary, root)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+def _refuse_other(root: Path, synthetic_file: str) -> None:
+    """EvarError unless `root` is free (absent or an empty folder) or a mini."""
+    if not os.path.lexists(root) or (root / synthetic_file).is_file():
+        return
+    if not root.is_dir() or any(root.iterdir()):
+        raise EvarError(f"{root} is in the way and no mini (it has no {synthetic_file}); choose another folder")
+
+
+def _is_intact(root: Path, synthetic_file: str, about: dict[str, Any]) -> bool:
+    try:
+        stated = json.loads((root / synthetic_file).read_text())
+        same = all(stated[key] == value for key, value in about.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return same and stated.get("content") == _content(root, synthetic_file)
+
+
+def _content(root: Path, synthetic_file: str) -> dict[str, int]:
+    """Number and total size of the files, without the synthetic file itself."""
+    sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file() and path != root / synthetic_file]
+    return {"files": len(sizes), "bytes": sum(sizes)}
+
+
+def _counted(root: Path, layout: Any, card: Card) -> dict[str, Any]:
+    """What the real reader finds in the mini: `counts` per part or fold, and the number of classes."""
+    clips = layout.read(root, card)
+    parts = "fold" + clips["fold"].astype(str) if card.split == "folds" else clips["split"]
+    labels = clips["labels"].explode() if card.multilabel else clips["label"]
+    counts = {"clips": len(clips)} | {part: int(n) for part, n in sorted(parts.value_counts().items())}
+    return {"counts": counts, "classes": int(labels.nunique())}
+
+
+def _put(temporary: Path, root: Path) -> None:
+    """Give the finished folder its name; an older mini there makes room first."""
+    if os.path.lexists(root) and any(root.iterdir()):
+        old = root.with_name(f".{root.name}.{os.urandom(4).hex()}.tmp")
+        os.replace(root, old)
+        try:
+            os.replace(temporary, root)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.replace(old, root)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(temporary, root)

@@ -1,0 +1,340 @@
+"""A task in hand: the clips of a dataset folder under the card's official split, every promise of the card checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evar.datasets import layouts
+from evar.datasets.card import Card, find_card
+from evar.datasets.locate import locate
+from evar.datasets.tables import (
+    AUDIO_EXTENSIONS,
+    SYNTHETIC_FILE,
+    first_names,
+    list_sha256,
+    read_text,
+    without_extension,
+)
+from evar.errors import EvarError
+from evar.files import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pandas import DataFrame
+
+OWN_CARD = "write a card with a name of its own for it (docs: `base:`)"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Clips, labels and split of one task.
+
+    `clips` has a RangeIndex, is sorted by `clip_id` and has the columns `clip_id` (str: official relative path without
+    extension), `path` (str: the file that is there, relative to `root`), `start`, `stop` (seconds; 0.0 and NaN: the
+    whole file), `label` (str) or `labels` (tuple of str), `split` (train, valid, test) or `fold` (int from 1), and
+    `group` (str). `missing` lists the official clips that are known by name and are not there (only with `partial`).
+    """
+
+    name: str
+    card: Card
+    root: Path
+    clips: DataFrame
+    classes: tuple[str, ...]
+    fingerprint: str
+    synthetic: bool = False
+    partial: bool = False
+    missing: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def targets(self) -> np.ndarray:
+        """int64 [N] indices into `classes`, or float32 [N, C] multi-hot for a multi-label task."""
+        import numpy as np
+
+        index = {name: i for i, name in enumerate(self.classes)}
+        if "label" in self.clips:
+            return np.array([index[label] for label in self.clips["label"]], dtype=np.int64)
+        hot = np.zeros((len(self.clips), len(self.classes)), dtype=np.float32)
+        for row, labels in enumerate(self.clips["labels"]):
+            hot[row, [index[label] for label in labels]] = 1.0
+        return hot
+
+    def files(self) -> list[Path]:
+        """The absolute path of each clip's file, in the order of `clips`."""
+        root = self.root.absolute()
+        return [root / path for path in self.clips["path"]]
+
+    def limited(self, n: int, seed: int = 0) -> Task:
+        """A subset of `n` clips, stratified over class × split (or fold), with `limit` set.
+
+        Strata keep their shares and at least one clip each where `n` allows. Which clips: the first in the order of
+        sha1(seed, clip_id), whatever the order of rows. A task of `n` clips or fewer is returned as it is.
+        Raises EvarError for n < 1.
+        """
+        from evar.datasets.subset import stratified
+
+        if n < 1:
+            raise EvarError(f"--limit {n}: expected a number of clips from 1")
+        if n >= len(self.clips):
+            return self
+        clips = self.clips.iloc[stratified(self.clips, n, seed)].reset_index(drop=True)
+        return _with_fingerprint(replace(self, clips=clips, limit=n))
+
+
+def load_task(
+    name: str,
+    root: str | os.PathLike | None = None,
+    *,
+    data: Sequence[str] = (),
+    tasks_dir: str | os.PathLike | None = None,
+    partial: bool = False,
+) -> Task:
+    """Read the task `name` (or a `.yaml` card) from the folder `root`, or from where `data` (the --data values) leads.
+
+    Every promise of the card is checked: counts, class count, unique ids, complete folds, groups that stay on one
+    side, official lists, a file for each clip (`.flac` and the like may stand in for `.wav`).
+    `partial=True` accepts a true subset of the official clips under the official lists and marks the task.
+    Raises EvarError, one line, for whatever does not hold.
+    """
+    card = find_card(name, tasks_dir)
+    layout = layouts.load(card)
+    options = layouts.options(card, layout)
+    if root is None:
+        root = locate(card, layout, options, [data] if isinstance(data, str) else data)
+    root = Path(root)
+    if not root.is_dir():
+        raise EvarError(f"{card.name}: {root} is not a folder; give the dataset's folder")
+    synthetic_counts = _synthetic_counts(root, card)
+    if synthetic_counts is None:
+        _check_lists(root, card)
+    try:
+        clips = _checked(layout.read(root, replace(card, options=options)), root, card)
+        clips, missing = _resolve_files(clips, root)
+    except OSError as error:
+        raise EvarError(f"{card.name}: cannot read {error.filename or root}: {error.strerror}") from None
+    if len(missing) == len(clips):
+        raise EvarError(
+            f"{card.name}: {root} holds no audio file of its {len(clips)} clips (the first is {clips['path'][0]}); "
+            "is it the right and complete folder?"
+        )
+    counts = card.counts if synthetic_counts is None else synthetic_counts
+    n_missing = len(missing) + _count_absent_rows(clips, counts, root, card)
+    if n_missing and not partial:
+        raise _missing_error(card, root, missing, n_missing, counts.get("clips", len(clips)))
+    clips = clips[~clips["clip_id"].isin(missing)].sort_values("clip_id", ignore_index=True)
+    _check_parts(clips, counts, root, card)
+    if card.groups_disjoint:
+        _check_groups(clips, root, card)
+    is_subset = bool(n_missing) or synthetic_counts is not None
+    task = Task(
+        name=card.name,
+        card=card,
+        root=root,
+        clips=clips,
+        classes=_classes(clips, root, card, is_subset),
+        fingerprint="",
+        synthetic=synthetic_counts is not None,
+        partial=bool(n_missing),
+        missing=tuple(sorted(missing)),
+    )
+    return _with_fingerprint(task)
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _synthetic_counts(root: Path, card: Card) -> dict[str, int] | None:
+    """The counts in the root's EVAR_SYNTHETIC.json; None where the folder holds real data."""
+    path = root / SYNTHETIC_FILE
+    if not path.exists():
+        return None
+    again = f"make it again with `evar data mini {card.name}`"
+    try:
+        stated = json.loads(read_text(path))
+        made_for, counts = stated["card"], {key: int(n) for key, n in stated["counts"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise EvarError(f'{path}: expected JSON with "card" and "counts"; {again}') from None
+    if made_for != card.name:
+        raise EvarError(f"{path}: this synthetic stand-in was made for {made_for!r}, not for {card.name!r}; {again}")
+    return counts
+
+
+def _check_lists(root: Path, card: Card) -> None:
+    """The official split lists, by checksum: what comes with other lists is another task."""
+    for file, expected in card.lists.items():
+        found = list_sha256(root / file)
+        if found != expected:
+            raise EvarError(
+                f"{card.name}: {root / file} is not the official list (sha256 {expected[:12]}..., "
+                f"found {found[:12]}...): other clips or another split are not {card.name}, also not with --partial; "
+                f"restore the official list, or {OWN_CARD}"
+            )
+
+
+def _checked(clips: DataFrame, root: Path, card: Card) -> DataFrame:
+    """The reader's table with default columns filled in; ids unique, labels and splits plausible."""
+    import numpy as np
+
+    if not len(clips):
+        raise EvarError(f"{card.name}: {root} holds no clips in the layout {card.layout}")
+    label, part = ("labels" if card.multilabel else "label"), ("fold" if card.split == "folds" else "split")
+    clips = clips.assign(
+        start=clips["start"].astype(float) if "start" in clips else 0.0,
+        stop=clips["stop"].astype(float) if "stop" in clips else np.nan,
+        group=clips["group"] if "group" in clips else clips["clip_id"],
+    )
+    clips = clips[["clip_id", "path", "start", "stop", label, part, "group"]].reset_index(drop=True)
+    for name in ("clip_id", "path", label, "group"):
+        empty = clips["clip_id"][clips[name].map(len) == 0]
+        if len(empty) and name != "labels":
+            raise EvarError(f"{card.name}: {len(empty)} clips in {root} have no {name}: {first_names(empty)}")
+    twice = clips["clip_id"][clips["clip_id"].duplicated()]
+    if len(twice):
+        raise EvarError(
+            f"{card.name}: {len(twice)} clips occur twice in {root}: {first_names(twice)}; keep one of each"
+        )
+    if card.split == "folds":
+        clips["fold"] = _fold_numbers(clips["fold"], root, card)
+    else:
+        strange = set(clips["split"]) - {"train", "valid", "test"}
+        if strange:
+            raise EvarError(
+                f"{card.name}: {root} has clips with split {first_names(sorted(map(str, strange)))}; "
+                "expected train, valid or test"
+            )
+    return clips
+
+
+def _fold_numbers(folds: Any, root: Path, card: Card) -> Any:
+    """Folds as int64, each from 1 to the card's number."""
+    text = folds.astype(str)
+    wrong = text[~text.str.fullmatch(r"[0-9]{1,9}")]
+    if len(wrong):
+        raise EvarError(f"{card.name}: {root} has a fold {wrong.iloc[0]!r}; expected whole numbers 1 to {card.folds}")
+    numbers = text.astype("int64")
+    if not numbers.between(1, card.folds).all():
+        raise EvarError(f"{card.name}: {root} has folds {sorted(set(numbers))}; expected 1 to {card.folds}")
+    return numbers
+
+
+def _check_parts(clips: DataFrame, counts: Mapping[str, int], root: Path, card: Card) -> None:
+    """No fold and no part is empty: a task without its valid part would be scored by another protocol."""
+    if card.split == "folds":
+        absent = [f"fold {k}" for k in range(1, card.folds + 1) if not (clips["fold"] == k).any()]
+    else:
+        needed = ["train", "test"] + (["valid"] if counts.get("valid", 0) else [])
+        absent = [part for part in needed if not (clips["split"] == part).any()]
+    if absent:
+        raise EvarError(f"{card.name}: {root} holds no {' and no '.join(absent)} clips; every part needs some")
+
+
+def _resolve_files(clips: DataFrame, root: Path) -> tuple[DataFrame, list[str]]:
+    """Each clip's `path` as it is on disk, and the ids of clips without a file; each folder is listed once."""
+    listings: dict[str, tuple[set[str], dict[str, str]]] = {}
+    found, missing = [], []
+    for clip_id, path in zip(clips["clip_id"], clips["path"], strict=True):
+        folder, _, name = path.rpartition("/")
+        if folder not in listings:
+            listings[folder] = _listing(root / folder)
+        names, stand_ins = listings[folder]
+        there = name if name in names else stand_ins.get(without_extension(name))
+        if there is None:
+            missing.append(clip_id)
+        found.append(path if there is None else f"{folder}/{there}" if folder else there)
+    return clips.assign(path=found), missing
+
+
+def _listing(folder: Path) -> tuple[set[str], dict[str, str]]:
+    """The files of a folder: all names, and audio files by name without extension, .wav before stand-ins."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return set(), {}
+    audio = [name for name in names if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS]
+    audio.sort(key=lambda name: AUDIO_EXTENSIONS.index(os.path.splitext(name)[1].lower()), reverse=True)
+    return set(names), {without_extension(name): name for name in audio}
+
+
+def _count_absent_rows(clips: DataFrame, counts: Mapping[str, int], root: Path, card: Card) -> int:
+    """How many clips the official lists have beyond those read; more than the official number is an EvarError."""
+    sizes = clips["fold"].map("fold{}".format) if card.split == "folds" else clips["split"]
+    found = {"clips": len(clips)} | sizes.value_counts().to_dict()
+    for key, expected in counts.items():
+        if found.get(key, 0) > expected:
+            what = "clips" if key == "clips" else f"clips in {key}"
+            raise EvarError(
+                f"{card.name}: {root} has {found[key]} {what}, the official set has {expected}: this is "
+                f"not {card.name}; restore the official folder, or {OWN_CARD}"
+            )
+    parts = sum(expected - found.get(key, 0) for key, expected in counts.items() if key != "clips")
+    return max(parts, counts.get("clips", 0) - len(clips))
+
+
+def _missing_error(card: Card, root: Path, missing: list[str], n_missing: int, n_clips: int) -> EvarError:
+    named = f": {first_names(sorted(missing))}" if missing else " (the lists there hold no more)"
+    restore = f"`evar data fetch {card.name}`" if card.fetch else "restore the official folder"
+    return EvarError(
+        f"{card.name}: {n_missing} of {n_clips} clips are missing in {root}{named}; {restore}, see "
+        f"`evar data verify {card.name}`, or go on without them with --partial (marked in every row)"
+    )
+
+
+def _check_groups(clips: DataFrame, root: Path, card: Card) -> None:
+    part = "fold" if card.split == "folds" else "split"
+    parts = clips.groupby("group")[part].nunique()
+    across = parts[parts > 1].index
+    if len(across):
+        raise EvarError(
+            f"{card.name}: {len(across)} groups ({card.group}) of {root} are in more than one {part}: "
+            f"{first_names(across)}; a score would be too good; restore the official split"
+        )
+
+
+def _classes(clips: DataFrame, root: Path, card: Card, is_subset: bool) -> tuple[str, ...]:
+    """The card's class list, else the sorted labels of the training part (with folds: of all clips)."""
+    label = "labels" if card.multilabel else "label"
+    every = {name for value in clips[label] for name in (value if card.multilabel else (value,))}
+    if isinstance(card.classes, tuple):
+        classes = card.classes
+    else:
+        train = clips[label] if card.split == "folds" else clips[label][clips["split"] == "train"]
+        classes = tuple(sorted({name for value in train for name in (value if card.multilabel else (value,))}))
+    unknown_labels = sorted(every - set(classes))
+    if unknown_labels:
+        raise EvarError(f"{card.name}: {root} has labels that are no class of it: {first_names(unknown_labels)}")
+    unused = [] if is_subset else [name for name in classes if name not in every]
+    if unused:
+        raise EvarError(f"{card.name}: {root} has no clip of {first_names(unused)}, which the card has as class")
+    expected = card.n_classes
+    if expected is not None and (len(classes) > expected or (len(classes) < expected and not is_subset)):
+        raise EvarError(f"{card.name}: {root} has {len(classes)} classes, expected {expected}")
+    if len(classes) < 2:
+        raise EvarError(f"{card.name}: {root} has {len(classes)} class; a task needs two")
+    return classes
+
+
+def _with_fingerprint(task: Task) -> Task:
+    """The task with the digest of what is asked: clips, labels, split and settings; not of folder or extension."""
+    clips = task.clips
+    table = {name: clips[name].tolist() for name in clips.columns if name != "path"}
+    table["stop"] = [None if math.isnan(stop) else stop for stop in table["stop"]]
+    card = task.card
+    asked = {
+        "name": task.name,
+        "version": card.version,
+        "clips": table,
+        "classes": task.classes,
+        "seconds": card.seconds,
+        "metric": card.metric,
+        "synthetic": task.synthetic,
+        "partial": task.partial,
+        "limit": task.limit,
+        "card": card.sha if card.shadows else None,
+    }
+    return replace(task, fingerprint=digest(asked))

@@ -1,0 +1,241 @@
+"""From files to stored embeddings: open the waveforms, give the encoder its statistics, encode each clip once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evar.errors import EvarError
+from evar.files import atomic_write, digest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evar.audio.cache import Waveforms
+    from evar.datasets.task import Task
+    from evar.encoders.base import Encoder
+    from evar.store import Embeddings, Store
+
+Progress = Callable[[int, int], None]
+NORMALIZATION_CLIPS = 10_000  # a scalar mean and std do not change in the fourth digit beyond this many clips
+PREFETCH = 4  # batches read ahead of the encoder
+
+
+def resolve_device(name: str) -> str:
+    """`auto` -> `cuda` where there is one, else `cpu`; EvarError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise EvarError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:INDEX") from None
+    if device.type not in ("cpu", "cuda"):
+        raise EvarError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:INDEX")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise EvarError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu")
+    return str(device)
+
+
+def open_task_waveforms(
+    task: Task,
+    sample_rate: int,
+    *,
+    embeddings: Path,
+    duration: str = "card",
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Waveforms:
+    """The task's clips as int16 waveforms at `sample_rate`, decoded once into `EMBEDDINGS/waveforms/`."""
+    from evar.audio.cache import open_waveforms
+
+    clips = task.clips
+    return open_waveforms(
+        clips["clip_id"].tolist(),
+        task.files(),
+        clips["start"].to_numpy(),
+        clips["stop"].to_numpy(),
+        sample_rate,
+        task.card.seconds if duration == "card" else None,
+        embeddings / "waveforms",
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+
+
+def batches(waves: Waveforms, indices: np.ndarray, encoder: Encoder, duration: str, batch: int | None) -> Iterator:
+    """Yield (clip indices, wav float32 [B, L], lengths int64 [B]), longest first, read ahead by a thread."""
+    from evar.audio.batches import length_batches
+
+    size = batch or preferred_batch(encoder)
+    if duration == "card":
+        samples = round(waves.seconds * waves.sample_rate)
+        plan = [indices[i : i + size] for i in range(0, len(indices), size)]
+    else:
+        samples = None
+        plan = [
+            indices[part]
+            for part in length_batches(
+                waves.lengths[indices], size, equal=encoder.equal_lengths_only
+            )
+        ]
+
+    def read(part: np.ndarray) -> tuple:
+        wav, lengths = waves.batch(part, samples)
+        if samples is not None:  # the zeros that fill a clip up to the card's seconds belong to it
+            lengths = lengths * 0 + samples
+        return part, wav, lengths
+
+    yield from _read_ahead(read, plan)
+
+
+def preferred_batch(encoder: Encoder) -> int:
+    """Clips per batch that the encoder asks for on the device it is on."""
+    return encoder.preferred_batch["cuda" if encoder.device.type == "cuda" else "cpu"]
+
+
+def _read_ahead(read: Callable, plan: list) -> Iterator:
+    """Run `read` over `plan` in a thread, at most PREFETCH results ahead; its errors surface here."""
+    results: queue.Queue = queue.Queue(PREFETCH)
+    stop = threading.Event()
+
+    def put(item: tuple) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return results.put(item, timeout=0.1)
+
+    def work() -> None:
+        try:
+            for part in plan:
+                if stop.is_set():
+                    return
+                put((read(part), None))
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            result, error = results.get()
+            if error is not None:
+                raise error
+            if result is None:
+                return
+            yield result
+    finally:
+        stop.set()
+        thread.join()
+
+
+def choose_norm(encoder: Encoder, norm: str, protocol_norm: str, task: Task) -> str:
+    """Which statistics the encoder gets: `none`, `weights`, `train` (training part) or `fold1` (all folds but the first).
+
+    The protocol's own choice is METHODS' rule: `paper` takes the task's, `fair` those in the weights file where there are any.
+    """
+    if not encoder.needs_normalization:
+        return "none"
+    of_task = "fold1" if task.card.split == "folds" else "train"
+    wanted = protocol_norm if norm == "auto" else norm
+    if wanted == "weights" and norm == "weights" and encoder.normalization is None:
+        raise EvarError(f"{encoder.label}: its weights carry no normalisation statistics: use --norm task")
+    return "weights" if wanted in ("weights", "auto") and encoder.normalization is not None else of_task
+
+
+def normalized(encoder: Encoder, norm: str, task: Task, waves: Waveforms, duration: str, folder: Path) -> Encoder:
+    """The encoder with the statistics that `norm` names, measured once per (front end, clips) and kept as JSON."""
+    if norm in ("none", "weights"):
+        return encoder
+    indices = _training_clips(task, waves, norm)
+    key = digest([encoder.fingerprint(), waves.fingerprint, norm, duration, [int(i) for i in indices]])
+    kept = folder / "normalization" / f"{key[:32]}.json"
+    try:
+        statistics = json.loads(kept.read_text())["statistics"]
+        return encoder.with_normalization(statistics)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    pairs = ((wav, lengths) for _, wav, lengths in batches(waves, indices, encoder, duration, None))
+    statistics = encoder.measure_normalization(pairs)
+    text = {"statistics": statistics, "encoder": encoder.label, "task": task.name, "norm": norm, "clips": len(indices)}
+    atomic_write(kept, json.dumps(text, indent=1) + "\n")
+    return encoder.with_normalization(statistics)
+
+
+def _training_clips(task: Task, waves: Waveforms, norm: str) -> np.ndarray:
+    import hashlib
+
+    import numpy as np
+
+    training = task.clips["fold"] != 1 if norm == "fold1" else task.clips["split"] == "train"
+    indices = [i for i in np.flatnonzero(training.to_numpy()) if i not in waves.bad]
+    if len(indices) > NORMALIZATION_CLIPS:
+        ids = task.clips["clip_id"]
+        indices = sorted(indices, key=lambda i: hashlib.sha1(ids[i].encode()).digest())[:NORMALIZATION_CLIPS]
+    return np.array(sorted(indices), dtype=np.int64)
+
+
+def embed(
+    encoder: Encoder,
+    waves: Waveforms,
+    store: Store,
+    *,
+    task_name: str,
+    duration: str,
+    layers: str,
+    pooling: str,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Embeddings, float]:
+    """The clips' embeddings from the store, after encoding those that it lacks; and the seconds that took.
+
+    Encoding that was interrupted continues at the first clip not yet journalled.
+    """
+    settings = {
+        "encoder_fingerprint": encoder.fingerprint(),
+        "clips_fingerprint": waves.fingerprint,
+        "duration": duration,
+        "precision": "fp32",
+    }
+    wanted = [(layers, pooling)]
+    found = store.find(settings, wanted)
+    if found is not None:
+        return found, 0.0
+    started = time.perf_counter()
+    matrices = [(layers, pooling, encoder.dim(layers, pooling))]
+    n_clips = len(waves.ids)
+    with store.writer(settings, matrices, n_clips, encoder.label, task_name) as writer:
+        import numpy as np
+
+        pending = np.asarray(writer.pending)
+        good = pending[~np.isin(pending, list(waves.bad))]
+        done = n_clips - len(pending)
+        if len(waves.bad):  # a skipped clip keeps its row, zeros that no probe reads: clip order stays the task's
+            skipped = np.setdiff1d(pending, good)
+            writer.write(skipped, {wanted[0]: np.zeros((len(skipped), matrices[0][2]), np.float32)})
+            done += len(skipped)
+        for part, wav, lengths in batches(waves, good, encoder, duration, batch):
+            output = encoder.encode_all(wav, lengths, [layers], [pooling])
+            writer.write(part, {key: value.cpu().numpy() for key, value in output.items()})
+            done += len(part)
+            if progress:
+                progress(done, n_clips)
+        writer.finish()
+    found = store.find(settings, wanted)
+    if found is None:
+        raise EvarError(f"the embeddings just written to {store.root} cannot be read back: run 'evar store verify'")
+    return found, time.perf_counter() - started
+
+
+def describe(settings: Any) -> dict:
+    """A frozen dataclass as plain JSON values (tuples become lists)."""
+    from dataclasses import asdict
+
+    return json.loads(json.dumps(asdict(settings), default=list))

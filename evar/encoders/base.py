@@ -1,0 +1,378 @@
+"""The contract of every encoder: the author writes one method, everything public is sealed and shared.
+
+class Mine(Encoder):
+    name, version, sample_rate = "mine", 1, 16000
+    layers, hop_ms = {"conv": 512}, {"conv": 10.0}
+    default_layers, default_pooling = ("conv",), "mean"
+
+    def _frames(self, wav, lengths):            # float32 [B, N], int64 [B]
+        return {"conv": Frames(features, times_ms, valid)}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evar.encoders.inputs import checked_audio, checked_normalization
+from evar.encoders.pooling import Frames, fuse, pool, pooled_dim
+from evar.errors import EvarError, unknown
+from evar.files import digest
+
+__all__ = ["CLIP", "Encoder", "Frames"]
+
+CLIP = "clip"
+"""The pooling of layers that are one vector per clip by the model's own design."""
+
+SEALED = ("encode", "encode_frames", "encode_all", "measure_normalization", "with_normalization", "fingerprint")
+
+
+class Encoder(nn.Module):
+    """A frozen encoder of mono waveforms at `sample_rate`, in [-1, 1].
+
+    Authors declare the attributes below and write `_frames`, or `_clip` for models with one vector per clip, or both.
+    Layers that are absent from `hop_ms` are clip layers: they come from `_clip` and have the pooling `clip`.
+    Where computing every layer is wasteful, override `_frames_of` instead of `_frames`.
+    An encoder that standardises its log-mel sets `needs_normalization` and writes `_log_mel`.
+    """
+
+    name: str
+    version: int
+    sample_rate: int
+    layers: Mapping[str, int]
+    hop_ms: Mapping[str, float] = MappingProxyType({})
+    default_layers: tuple[str, ...]
+    default_pooling: str
+    trained_on: tuple[str, ...] = ()
+    equal_lengths_only: bool = False
+    min_samples: int = 1
+    needs_normalization: bool = False
+    preferred_batch: Mapping[str, int] = MappingProxyType({"cpu": 8, "cuda": 256})
+    weights_kind: str = "none"
+    weights_sha256: str = ""
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """What else the embeddings depend on (front end, variant): JSON values; part of the fingerprint."""
+    normalization: Mapping[str, float] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for method in SEALED:
+            if method in vars(cls):
+                raise TypeError(f"{cls.__name__}.{method} is sealed: write _frames or _clip instead")
+
+    @classmethod
+    def from_weights(cls, weights: str | None, **options: Any) -> Encoder:
+        """Build the encoder as `load_encoder` does: an author's class that takes weights overrides this.
+
+        weights: the path after `@`, or None. Raises EvarError when this class takes none.
+        """
+        if weights is not None:
+            raise EvarError(f"{cls.__name__} takes no weights: remove '@{weights}'")
+        return cls(**options)
+
+    # ---- what an author writes -------------------------------------------------------------------------------------
+
+    def _frames(self, wav: Tensor, lengths: Tensor) -> dict[str, Frames]:
+        """All frame layers of wav float32 [B, N] (zeros past each clip's `lengths` int64 [B])."""
+        raise NotImplementedError(f"{type(self).__name__} has frame layers and no _frames")
+
+    def _clip(self, wav: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """All clip layers, float32 [B, D] each."""
+        raise NotImplementedError(f"{type(self).__name__} has clip layers and no _clip")
+
+    def _frames_of(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Frames]:
+        """At least the frame layers named in `layers`."""
+        return self._frames(wav, lengths)
+
+    def _log_mel(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-mel that `normalization` standardises: float32 [B, bands, T] and valid frames int64 [B]."""
+        raise NotImplementedError(f"{type(self).__name__} needs normalisation and has no _log_mel")
+
+    # ---- what users call -------------------------------------------------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """The name shown in the leaderboard; `load_encoder` sets it."""
+        return self.__dict__.get("_label") or self.name
+
+    @label.setter
+    def label(self, label: str) -> None:
+        self.__dict__["_label"] = label
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes, and where its results are."""
+        tensor = next(self.parameters(), None)
+        tensor = next(self.buffers(), None) if tensor is None else tensor
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def default_layer(self) -> str:
+        """The default layers as one name: `a`, or the fusion `a+b`."""
+        return "+".join(self.default_layers)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of what `encode` gives."""
+        return self.dim(self.default_layer, self.default_pooling)
+
+    def dim(self, layer: str, pooling: str) -> int:
+        """Size of one clip's vector for `layer` (or a fusion `a+b`) and `pooling`; EvarError for unknown names."""
+        parts = self._parts(layer)
+        size = sum(self.layers[part] for part in parts)
+        of_clip = [part for part in parts if part not in self.hop_ms]
+        if of_clip and len(parts) > 1:
+            raise EvarError(f"{self.label}: layer {of_clip[0]!r} is one vector per clip and cannot be fused")
+        if bool(of_clip) != (pooling == CLIP):
+            wanted = (
+                f"pooling 'clip' (it is one vector per clip), not {pooling!r}" if of_clip else "a pooling over time"
+            )
+            raise EvarError(f"{self.label}: layer {layer!r} takes {wanted}")
+        return size if of_clip else pooled_dim(pooling, size)
+
+    def encode(self, wav: Tensor | np.ndarray, lengths: Any = None, *, sample_rate: int | None = None) -> Tensor:
+        """Embed clips with the default layers and pooling.
+
+        wav: float [B, N] in [-1, 1] (or [N], which gives [D]); lengths: samples of each clip, 1..N (default: N).
+        Gives float32 [B, D] on the encoder's device. A clip's row does not depend on its neighbours or padding.
+        Raises EvarError for another shape, dtype or rate, NaN, empty clips, missing statistics.
+        """
+        pair = (self.default_layer, self.default_pooling)
+        return self._encode(wav, lengths, [pair[0]], [pair[1]], sample_rate)[pair]
+
+    def encode_all(
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Any = None,
+        layers: Sequence[str] | None = None,
+        poolings: Sequence[str] | None = None,
+        *,
+        sample_rate: int | None = None,
+    ) -> dict[tuple[str, str], Tensor]:
+        """Every layer with every pooling, from one pass of the network: {(layer, pooling): float32 [B, D]}.
+
+        layers: names of `self.layers` or fusions `a+b`; None for the default; inputs and errors as in `encode`.
+        """
+        layers = [self.default_layer] if layers is None else list(layers)
+        poolings = [self.default_pooling] if poolings is None else list(poolings)
+        return self._encode(wav, lengths, layers, poolings, sample_rate)
+
+    def encode_frames(
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Any = None,
+        layers: str | Sequence[str] | None = None,
+        *,
+        sample_rate: int | None = None,
+    ) -> Frames:
+        """Frames of one layer, or of the fusion of several: features [B, T, D], times_ms [T], valid [B].
+
+        A single clip [N] gives features [T, D] and a valid count without dimensions.
+        """
+        if layers is None:
+            layers = self.default_layers
+        parts = self._parts(layers if isinstance(layers, str) else "+".join(layers))
+        if of_clip := [part for part in parts if part not in self.hop_ms]:
+            raise EvarError(f"{self.label}: layer {of_clip[0]!r} is one vector per clip and has no frames")
+        wav, lengths, single = self._checked(wav, lengths, sample_rate)
+        with self._frozen():
+            frames = self._fused(self._run(wav, lengths, frozenset(parts)), parts)
+        # Clones made outside inference mode are ordinary tensors, which a probe may train on.
+        features, times_ms, valid = frames.features.clone(), frames.times_ms.clone(), frames.valid.clone()
+        return Frames(features[0], times_ms, valid[0]) if single else Frames(features, times_ms, valid)
+
+    def measure_normalization(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+        """Mean and standard deviation of the log-mel over all valid frames of (wav, lengths) batches, in float64."""
+        if not self.needs_normalization:
+            raise EvarError(f"{self.label} uses no normalisation statistics: do not measure them")
+        count, mean, squares = 0, 0.0, 0.0
+        for wav, lengths in batches:
+            wav, lengths, _ = checked_audio(wav, lengths, self.min_samples, self.device, self.label)
+            with self._frozen():
+                log_mel, frames = self._log_mel(wav, lengths)
+                valid = torch.arange(log_mel.shape[2], device=log_mel.device) < frames[:, None]
+                values = log_mel.transpose(1, 2)[valid].double()
+                n, batch_mean = values.numel(), values.mean()
+                batch_squares = float((values - batch_mean).square().sum())
+            # Chan, Golub, LeVeque (1979): merging means and squared deviations loses no digits as running sums do.
+            delta = float(batch_mean) - mean
+            squares += batch_squares + delta * delta * count * n / (count + n)
+            mean += delta * n / (count + n)
+            count += n
+        if count == 0:
+            raise EvarError(f"{self.label}: no clips to measure normalisation statistics on")
+        std = math.sqrt(squares / count)
+        if std == 0.0:
+            raise EvarError(f"{self.label}: every clip is silent, so its normalisation statistics mean nothing")
+        return {"mean": mean, "std": std}
+
+    def with_normalization(self, stats: Mapping[str, float]) -> Encoder:
+        """A new encoder that shares the weights and standardises its log-mel with `stats` = {"mean", "std"}."""
+        if not self.needs_normalization:
+            raise EvarError(f"{self.label} uses no normalisation statistics: do not give any")
+        twin = copy.copy(self)
+        twin.normalization = checked_normalization(stats, self.label)
+        return twin
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that a layer's embeddings depend on: code version, settings, weights, statistics.
+
+        The layers and poolings chosen at call time are not in it, and neither is the label.
+        """
+        cls = type(self)
+        return digest(
+            {
+                "name": self.name,
+                "class": f"{cls.__module__}.{cls.__qualname__}",
+                "source": _foreign_source(cls),
+                "version": self.version,
+                "sample_rate": self.sample_rate,
+                "layers": dict(self.layers),
+                "default": [list(self.default_layers), self.default_pooling],
+                "min_samples": self.min_samples,
+                "settings": dict(self.settings),
+                "attributes": _plain_attributes(self),
+                "weights": state_digest(self.state_dict()),
+                "normalization": dict(self.normalization) if self.normalization else None,
+            }
+        )
+
+    # ---- how it is done --------------------------------------------------------------------------------------------
+
+    def _encode(
+        self, wav: Any, lengths: Any, layers: list[str], poolings: list[str], sample_rate: int | None
+    ) -> dict[tuple[str, str], Tensor]:
+        pairs = [(layer, pooling) for layer in layers for pooling in poolings]
+        for layer, pooling in pairs:
+            self.dim(layer, pooling)
+        wav, lengths, single = self._checked(wav, lengths, sample_rate)
+        results = {}
+        with self._frozen():
+            parts = {layer: self._parts(layer) for layer in layers}
+            outputs = self._run(wav, lengths, frozenset(part for some in parts.values() for part in some))
+            for layer in dict.fromkeys(layers):
+                frames = None if layer in outputs and layer not in self.hop_ms else self._fused(outputs, parts[layer])
+                for pooling in poolings:
+                    results[layer, pooling] = outputs[layer] if frames is None else pool(frames, pooling)
+        # Clones made outside inference mode are ordinary tensors, which a probe may train on.
+        return {pair: (vector[0] if single else vector).clone() for pair, vector in results.items()}
+
+    def _fused(self, outputs: Mapping[str, Frames], parts: Sequence[str]) -> Frames:
+        return fuse([outputs[part] for part in parts], [self.hop_ms[part] for part in parts])
+
+    def _parts(self, layer: str) -> list[str]:
+        parts = layer.split("+")
+        for part in parts:
+            if part not in self.layers:
+                raise unknown(f"layer of {self.label}", part, self.layers)
+        return parts
+
+    def _checked(self, wav: Any, lengths: Any, sample_rate: int | None) -> tuple[Tensor, Tensor, bool]:
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            raise EvarError(
+                f"{self.label} expects {self.sample_rate} Hz, found {sample_rate} Hz: resample first"
+                f" (evar.audio.decode.decode(path, {self.sample_rate}))"
+            )
+        if self.needs_normalization and self.normalization is None:
+            raise EvarError(
+                f"{self.label} has no normalisation statistics: measure them on training audio,"
+                " encoder = encoder.with_normalization(encoder.measure_normalization(batches))"
+            )
+        return checked_audio(wav, lengths, self.min_samples, self.device, self.label)
+
+    def _run(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Any]:
+        """The network's outputs by layer: `Frames`, or [B, D] for clip layers."""
+        if self.equal_lengths_only and int(lengths.min()) < int(lengths.max()):
+            return self._run_by_length(wav, lengths, layers)
+        outputs: dict[str, Any] = {}
+        if layers & set(self.hop_ms):
+            outputs |= self._frames_of(wav, lengths, layers & set(self.hop_ms))
+        if layers - set(self.hop_ms):
+            outputs |= self._clip(wav, lengths)
+        for layer in layers:
+            tensor = outputs[layer].features if layer in self.hop_ms else outputs[layer]
+            found, wanted = list(tensor.shape), [len(wav), self.layers[layer]]
+            if tensor.ndim != (3 if layer in self.hop_ms else 2) or [found[0], found[-1]] != wanted or 0 in found:
+                raise EvarError(
+                    f"{self.label}: layer {layer!r} of {wanted[1]} dimensions for {wanted[0]} clips: {found}"
+                )
+        return outputs
+
+    def _run_by_length(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Any]:
+        """One pass for each length, merged: for models that are inexact under padding."""
+        rows, parts = [], []
+        for length in lengths.unique().tolist():
+            rows.append(torch.nonzero(lengths == length)[:, 0])
+            parts.append(self._run(wav[rows[-1], :length], lengths[rows[-1]], layers))
+        order = torch.argsort(torch.cat(rows))
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            outputs = [part[layer] for part in parts]
+            if layer not in self.hop_ms:
+                merged[layer] = torch.cat(outputs)[order]
+                continue
+            times = max((frames.times_ms for frames in outputs), key=len)
+            features = [nn.functional.pad(f.features, (0, 0, 0, len(times) - f.features.shape[1])) for f in outputs]
+            merged[layer] = Frames(torch.cat(features)[order], times, torch.cat([f.valid for f in outputs])[order])
+        return merged
+
+    @contextlib.contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Inference in evaluation mode and full float32; a network in training gets its modes back afterwards."""
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), _exact(self.device):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of a state dict, in the order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().cpu().contiguous()
+        sha.update(f"{name}\0{values.dtype}\0{list(values.shape)}\0".encode())
+        sha.update(values.flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def _plain_attributes(encoder: Encoder) -> dict[str, str]:
+    """An author's constructor arguments usually end as plain attributes: two values never share a fingerprint."""
+    known = ("training", "weights_kind", "weights_sha256")
+    return {
+        name: repr(value)
+        for name, value in vars(encoder).items()
+        if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and name not in known
+    }
+
+
+def _exact(device: torch.device) -> contextlib.AbstractContextManager:
+    """cuDNN convolutions without TF32 (3 digits) and without algorithms that differ from run to run."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def _foreign_source(cls: type) -> str | None:
+    """Digest of the source file of an encoder that is not evar's: an edited file never meets its old embeddings."""
+    if cls.__module__.startswith("evar."):
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(sys.modules[cls.__module__]).encode()).hexdigest()
+    except (OSError, TypeError, KeyError):  # typed at a prompt: there is no file
+        return None

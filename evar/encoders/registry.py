@@ -1,0 +1,295 @@
+"""From a name to an encoder: which encoders there are is read from literals, nothing is imported before it is used."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evar.errors import EvarError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from evar.encoders.base import Encoder
+
+ENTRY_POINTS = "evar.encoders"
+SCHEMES = ("random", "py")
+_LITERAL = re.compile(r"^ENCODERS = (\{.*?^\})", re.MULTILINE | re.DOTALL)
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoder that evar ships, as its file's `ENCODERS` literal declares it.
+
+    dim is the size of the default embedding; extra names the pip extra that it needs; weights is `required`, `none`
+    or `bundled` (a checkpoint of ours); options are what `load_encoder(name, **options)` takes, with their defaults.
+    """
+
+    name: str
+    class_name: str
+    module: str
+    sample_rate: int
+    dim: int
+    extra: str | None
+    trained_on: tuple[str, ...]
+    title: str
+    weights: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """A parsed encoder name. label: what the leaderboard shows; scheme: `random`, `py` or `` for a registered name."""
+
+    label: str
+    scheme: str
+    name: str
+    weights: str | None
+
+
+def list_encoders() -> dict[str, Entry]:
+    """All encoders that evar ships, by name, in alphabetical order. Imports none of them."""
+    return dict(_shipped())
+
+
+def parse(spec: str) -> EncoderName:
+    """Parse `[label=]NAME[@WEIGHTS]` or `[label=]SCHEME:REF[@WEIGHTS]`; EvarError when a part is empty.
+
+    WEIGHTS is all that follows the first `@`, so a path may hold `@` and `=`. Without a label, the leaderboard shows
+    the name with the stem of the weights file (`byola-v2@runs/7.safetensors` -> `byola-v2@7`) or the seed.
+    """
+    before, equals, after = spec.strip().partition("=")
+    label, rest = (before, after) if equals and _LABEL.fullmatch(before) else (None, spec.strip())
+    reference, at, weights = rest.partition("@")
+    scheme, colon, name = reference.partition(":")
+    if not colon:
+        scheme, name = "", reference
+    elif scheme not in SCHEMES:
+        raise unknown("encoder scheme", f"{scheme}:", [f"{scheme}:" for scheme in SCHEMES], f"in {spec!r}")
+    if not name or (at and not weights):
+        raise EvarError(f"bad encoder name {spec!r}: expected [label=]NAME[@WEIGHTS], such as byola-v2@FILE")
+    if label is None:
+        label = reference + (f"@{weights if scheme == 'random' else Path(weights).stem}" if at else "")
+    return EncoderName(label, scheme, name, weights or None)
+
+
+def load_encoder(
+    spec: str | Encoder | type[Encoder],
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Encoder:
+    """Build an encoder, ready to encode on `device`.
+
+    spec: a name as in `parse`, an `Encoder`, or a subclass of it. weights: what would follow `@`.
+    options: those of the registry entry, or the arguments of the author's class.
+    Raises EvarError: unknown names and options, missing extras and weights, weights that do not fit.
+    """
+    target = _checked_device(device)
+    if isinstance(spec, str):
+        parsed = _with_weights(parse(spec), weights)
+        encoder = _random(parsed, options) if parsed.scheme == "random" else _build(parsed, options)
+        encoder.label = parsed.label
+    else:
+        encoder = _from_object(spec, weights, options)
+    return encoder.to(target).eval()
+
+
+@functools.cache
+def _shipped() -> dict[str, Entry]:
+    entries = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        literal = _LITERAL.search(path.read_text(encoding="utf-8"))
+        for name, keys in ast.literal_eval(literal[1]).items() if literal else ():
+            keys = dict(keys)
+            class_name, trained_on = keys.pop("class"), tuple(keys.pop("trained_on"))
+            entries[name] = Entry(name, class_name, f"evar.encoders.{path.stem}", trained_on=trained_on, **keys)
+    return dict(sorted(entries.items()))
+
+
+def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
+    entry, cls = _find(parsed)
+    if entry and entry.weights == "bundled" and parsed.weights is None:
+        raise EvarError(
+            f"{parsed.name} is the checkpoint that comes with evar, and this version has none yet:"
+            " give byola-v2@FILE or byola-v1-512@FILE, or random:byola-v2 for the untrained baseline"
+        )
+    if entry and entry.weights == "bundled":
+        raise EvarError(f"{parsed.name} takes no weights file: name its architecture, byola-v2@{parsed.weights}")
+    if entry and entry.weights == "required" and parsed.weights is None:
+        raise EvarError(
+            f"{parsed.name} needs weights: give {parsed.name}@FILE (or --weights FILE),"
+            f" or random:{parsed.name} for the untrained baseline"
+        )
+    if entry and entry.weights == "none" and parsed.weights is not None:
+        raise EvarError(f"{parsed.name} takes no weights: remove '@{parsed.weights}'")
+    return _instance(entry, cls, parsed.name, parsed.weights, options)
+
+
+def _random(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
+    """The named architecture with its default initialisation under a seed, apart from the global random state."""
+    import torch
+
+    from evar.encoders.base import state_digest
+
+    seed = parsed.weights or "0"
+    if not (seed.isascii() and seed.isdigit() and int(seed) < 2**63):
+        raise EvarError(f"random:NAME@SEED takes a whole number as its seed, found {seed!r}")
+    inner = parse(parsed.name)
+    if inner.scheme == "random":
+        raise EvarError(f"bad encoder name 'random:{parsed.name}': random: stands once")
+    entry, cls = _find(inner)
+    if entry and entry.weights == "bundled":
+        raise EvarError(f"{parsed.name} is a checkpoint, not an architecture: give random:byola-v2")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        encoder = _instance(entry, cls, inner.name, None, options)
+    if next(encoder.parameters(), None) is None:
+        raise EvarError(f"{parsed.name} has no weights to make random: use {parsed.name} itself")
+    encoder.weights_kind, encoder.weights_sha256 = "random", state_digest(encoder.state_dict())
+    encoder.trained_on = ()
+    return encoder
+
+
+def _find(parsed: EncoderName) -> tuple[Entry | None, type[Encoder]]:
+    """The registry entry (None for authors' own classes) and the class of a name."""
+    if parsed.scheme == "py":
+        return None, _own_class(parsed.name)
+    entry = _shipped().get(parsed.name)
+    if entry is None:
+        return None, _entry_point(parsed.name)
+    with _extra(entry):
+        return entry, getattr(importlib.import_module(entry.module), entry.class_name)
+
+
+def _instance(
+    entry: Entry | None, cls: type[Encoder], name: str, weights: str | None, options: dict[str, Any]
+) -> Encoder:
+    if entry:
+        for option in options:
+            if option not in entry.options:
+                raise unknown(f"option of {name}", option, entry.options, "" if entry.options else "(it takes none)")
+        with _extra(entry):
+            return cls.from_weights(weights, **{**entry.options, **options})
+    try:
+        inspect.signature(cls).bind(**options)
+    except TypeError as error:
+        raise EvarError(f"{name}: {cls.__name__} {error}") from None
+    encoder = cls.from_weights(weights, **options)
+    if not isinstance(encoder, cls):
+        raise EvarError(f"{name}: {cls.__name__}.from_weights gave {type(encoder).__name__}, expected the encoder")
+    return _checked_own(encoder)
+
+
+def _own_class(reference: str) -> type[Encoder]:
+    """The class of `pkg.module:Class`, looked up on sys.path and in the working directory."""
+    module_name, colon, class_name = reference.partition(":")
+    if not colon or not module_name or not class_name:
+        raise EvarError(f"bad encoder name 'py:{reference}': expected py:pkg.module:Class")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise EvarError(
+            f"cannot import {module_name} for py:{reference}: {type(error).__name__}: {error};"
+            f" try: python -c 'import {module_name}'"
+        ) from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        names = [name for name, value in vars(module).items() if isinstance(value, type)]
+        raise unknown(f"class in {module_name}", class_name, names)
+    return _checked_class(found, f"py:{reference}")
+
+
+def _entry_point(name: str) -> type[Encoder]:
+    from importlib.metadata import entry_points
+
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in points:
+        raise unknown("encoder", name, [*_shipped(), *points], "see: evar encoders")
+    try:
+        found = points[name].load()
+    except Exception as error:
+        raise EvarError(
+            f"cannot load the encoder {name!r} ({points[name].value}): {type(error).__name__}: {error}"
+        ) from error
+    return _checked_class(found, name)
+
+
+def _from_object(spec: Any, weights: str | Path | None, options: dict[str, Any]) -> Encoder:
+    from evar.encoders.base import Encoder
+
+    if isinstance(spec, Encoder):
+        if weights is not None or options:
+            raise EvarError(f"{spec.label} is built already: give weights and options to its class")
+        return _checked_own(spec)
+    cls = _checked_class(spec, repr(spec))
+    return _instance(None, cls, cls.__name__, None if weights is None else str(weights), options)
+
+
+def _checked_class(found: Any, name: str) -> type[Encoder]:
+    from evar.encoders.base import Encoder
+
+    if not (isinstance(found, type) and issubclass(found, Encoder)):
+        raise EvarError(f"{name} is no encoder: expected a subclass of evar.encoders.base.Encoder, found {found!r}")
+    return found
+
+
+def _checked_own(encoder: Encoder) -> Encoder:
+    """An author's own encoder: declared in full; its network counts as trained unless it says otherwise."""
+    from evar.encoders.base import state_digest
+
+    for attribute in ("name", "version", "sample_rate", "layers", "default_layers", "default_pooling"):
+        if not hasattr(encoder, attribute):
+            raise EvarError(f"{type(encoder).__name__} declares no {attribute}: see evar.encoders.base.Encoder")
+    if encoder.weights_kind == "none" and next(encoder.parameters(), None) is not None:
+        encoder.weights_kind, encoder.weights_sha256 = "trained", state_digest(encoder.state_dict())
+    return encoder
+
+
+def _with_weights(parsed: EncoderName, weights: str | Path | None) -> EncoderName:
+    if weights is None:
+        return parsed
+    if parsed.weights is not None and parsed.weights != str(weights):
+        raise EvarError(f"{parsed.label}: two weights, {parsed.weights} and {weights}: give one")
+    reference = f"{parsed.scheme}:{parsed.name}" if parsed.scheme else parsed.name
+    named = parse(f"{reference}@{weights}")
+    return named if parsed.label == reference else replace(named, label=parsed.label)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    import torch
+
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise EvarError(f"cannot use the device {str(device)!r}: {reason}; give cpu, cuda or cuda:0") from None
+    return target
+
+
+@contextlib.contextmanager
+def _extra(entry: Entry) -> Iterator[None]:
+    """Turn a missing package of an optional extra into the one line that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if entry.extra is None:
+            raise
+        raise EvarError(
+            f"{entry.name} needs {error.name}, which is not installed: pip install 'evar[{entry.extra}]'"
+        ) from error

@@ -1,0 +1,178 @@
+"""Weights files: our safetensors, and published PyTorch files read by key name without running them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evar.errors import EvarError, unknown
+from evar.files import atomic_write, canonical_json, sha256_file
+
+FORMAT = 1
+METADATA_KEYS = (
+    "format",
+    "encoder",
+    "frontend",
+    "normalization",
+    "preset",
+    "corpus",
+    "corpus_digest",
+    "seed",
+    "evar_version",
+    "licence",
+    "trained_on",
+)
+WRAPPERS = ("state_dict", "model")
+"""Keys under which published checkpoints keep their state dict beside other things."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file in memory. metadata: our `evar` mapping, or {} for a foreign file; sha256: of the file."""
+
+    path: Path
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    sha256: str
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read a safetensors file or a PyTorch checkpoint (`weights_only`: nothing in the file is run).
+
+    Raises EvarError, one line each: missing, a folder, empty, truncated, no weights file, a pickle that runs code,
+    tensors that hold NaN, metadata of a newer format.
+    """
+    path = Path(path).expanduser()
+    expected = "expected a .safetensors or .pth file of weights"
+    if path.is_dir():
+        raise EvarError(f"{path} is a folder: {expected}")
+    if not path.exists():
+        raise EvarError(f"weights file {path} does not exist: check the path after '@' or --weights")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(9)
+        sha256 = sha256_file(path)
+    except OSError as error:
+        raise EvarError(f"cannot read the weights file {path}: {error.strerror}") from error
+    if not head:
+        raise EvarError(f"weights file {path} is empty (0 bytes): {expected}; copy or download it again")
+    if head[8:9] == b"{":
+        state, metadata = _read_safetensors(path)
+    elif head[:2] == b"PK" or head[:1] == b"\x80":
+        state, metadata = _read_checkpoint(path), {}
+    else:
+        raise EvarError(f"{path} is no weights file (it starts with {head[:8]!r}): {expected}")
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise EvarError(f"{path}: the tensor {key} holds NaN or infinity: these weights are damaged")
+    return Weights(path, state, metadata, sha256)
+
+
+def write_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write our format, atomically: safetensors whose metadata `evar` is the JSON of `metadata` (METADATA_KEYS).
+
+    `format` is filled in; `encoder` is required; `normalization` is {"mean", "std"}, or None where none is needed.
+    """
+    from safetensors.torch import save
+
+    _check_keys(metadata, str(path))
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(state.items())}
+    text = canonical_json({**metadata, "format": FORMAT})
+    atomic_write(path, save(tensors, metadata={"evar": text}))
+
+
+def load_by_name(module: nn.Module, weights: Weights, label: str, hint: str = "") -> None:
+    """Copy the tensors that `module` names out of `weights` (other keys are left alone: heads, projectors).
+
+    Raises EvarError naming the first key that is missing or has another shape, and `hint`.
+    """
+    hint = f"; {hint}" if hint else ""
+    wanted = module.state_dict()
+    chosen = {}
+    for key, target in wanted.items():
+        found = weights.state.get(key)
+        if found is None and key.endswith("num_batches_tracked"):
+            chosen[key] = target
+        elif found is None:
+            raise EvarError(
+                f"{weights.path} does not fit {label}: no tensor {key} {list(target.shape)}"
+                f" among {_some(weights.state)}{hint}"
+            )
+        elif found.shape != target.shape:
+            raise EvarError(
+                f"{weights.path} does not fit {label}: {key} should be {list(target.shape)},"
+                f" is {list(found.shape)}{hint}"
+            )
+        elif found.is_floating_point() != target.is_floating_point():
+            raise EvarError(f"{weights.path} does not fit {label}: {key} should be {target.dtype}, is {found.dtype}")
+        else:
+            chosen[key] = found
+    module.load_state_dict(chosen)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stream:
+            text = (stream.metadata() or {}).get("evar")
+            state = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise EvarError(f"{path} is a damaged safetensors file ({error}): copy or download it again") from error
+    if text is None:
+        return state, {}
+    try:
+        metadata = json.loads(text)
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
+        raise EvarError(f"{path}: its evar metadata is no JSON mapping with a format: write it with evar again")
+    if metadata["format"] != FORMAT:
+        raise EvarError(f"{path} has weights format {metadata['format']}, this evar reads {FORMAT}: upgrade evar")
+    _check_keys(metadata, str(path))
+    return state, metadata
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise EvarError(
+                f"{path} holds more than tensors (a pickle that could run code) and was not loaded: ask for a plain"
+                " state dict, or save one yourself with torch.save(model.state_dict(), FILE)"
+            ) from error
+        raise EvarError(f"{path} is a damaged PyTorch file: copy or download it again") from error
+    except Exception as error:  # a broken pickle raises anything at all
+        raise EvarError(f"{path} is a damaged PyTorch file: copy or download it again") from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise EvarError(f"{path} holds a {type(content).__name__}: expected a state dict (names -> tensors)")
+    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise EvarError(f"{path} holds no tensors by name: expected a state dict (names -> tensors)")
+    return state
+
+
+def _check_keys(metadata: Mapping[str, Any], where: str) -> None:
+    for key in metadata:
+        if key not in METADATA_KEYS:
+            raise unknown("metadata key", key, METADATA_KEYS, f"in {where}")
+    if not isinstance(metadata.get("encoder"), str):
+        raise EvarError(f"{where}: the weights' metadata names no encoder")
+
+
+def _some(state: Mapping[str, Tensor]) -> str:
+    names = sorted(state)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

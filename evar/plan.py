@@ -1,0 +1,51 @@
+"""What a run would cost, said before it starts (`evar run --dry-run`)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from evar.cells import Settings
+from evar.embed import preferred_batch
+from evar.runner import Reporter, prepare
+
+
+def estimate(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **options: Any) -> list[dict]:
+    """What `run` would do, without doing it: one dict per cell (clips, hours, bytes, seconds, finished embeddings unknown).
+
+    Seconds are estimated from one timed batch of noise per encoder and task length, on this machine.
+    """
+    import torch
+
+    settings = Settings.of(**options)
+    run, loaded_tasks, loaded_encoders = prepare(encoders, tasks, settings, reporter or Reporter())
+    cells = []
+    for task in loaded_tasks:
+        for encoder in loaded_encoders:
+            batch, seconds = settings.batch or preferred_batch(encoder), task.card.seconds
+            layers = settings.layers or encoder.default_layer
+            pooling = settings.pooling or encoder.default_pooling
+            wav = torch.randn(batch, round(seconds * encoder.sample_rate), generator=torch.Generator().manual_seed(0))
+            if encoder.needs_normalization and encoder.normalization is None:
+                encoder = encoder.with_normalization({"mean": 0.0, "std": 1.0})
+            encoder.encode_all(wav[:1], None, [layers], [pooling])
+            begun = time.perf_counter()
+            encoder.encode_all(wav, None, [layers], [pooling])
+            if run.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            per_clip = (time.perf_counter() - begun) / batch
+            clips = len(task.clips)
+            for protocol in run.protocols:
+                cells.append(
+                    {
+                        "encoder": encoder.label,
+                        "task": task.name,
+                        "protocol": protocol.name,
+                        "clips": clips,
+                        "hours": clips * seconds / 3600,
+                        "bytes_waveforms": int(clips * seconds * encoder.sample_rate * 2),
+                        "bytes_embeddings": clips * encoder.dim(layers, pooling) * 4,
+                        "seconds_encode": clips * per_clip,
+                    }
+                )
+    return cells

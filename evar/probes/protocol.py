@@ -1,0 +1,146 @@
+"""A protocol: everything that decides a score once the embeddings are there, as one frozen, versioned object.
+
+Rows of different protocols are never ranked together, so a protocol's name stands for its numbers: whoever changes a
+number takes another name (a YAML file with `base:`) or raises the version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from evar.errors import EvarError, unknown
+from evar.files import digest
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How frozen embeddings are scored.
+
+    probe: `logistic` (L2 logistic regression), `linear` (one layer, Adam), `mlp` (one hidden layer, Adam) or `knn`.
+    seeds: one run per fold and seed; a deterministic probe uses them only to draw `train_fraction` or `shots`.
+    norm: which log-mel statistics an encoder that needs them gets: `weights` (those in its weights file, else the
+    training part) or `task` (always the task's training part).
+    learning_rate_by_card: whether the published learning rate of the task card replaces `learning_rate`.
+    validation: where a fold has none: `next fold` (k folds: (f mod k) + 1, with a refit on all training folds), or `drawn`
+    (by seed). A fixed split uses its own valid part; where that is missing too, `valid_fraction` of the training clips is
+    set aside by group.
+    """
+
+    name: str
+    version: int
+    probe: str
+    seeds: tuple[int, ...] = (0,)
+    norm: str = "weights"
+    validation: str = "next fold"
+    valid_fraction: float = 0.1
+    learning_rate_by_card: bool = False
+    # logistic: scikit-learn's C, smallest first, because ties go to the smaller one
+    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+    tolerance: float = 1e-4
+    max_iterations: int = 500
+    # linear, mlp
+    learning_rate: float = 3e-4
+    batch_size: int = 200
+    max_epochs: int = 200
+    patience: int = 20
+    weight_decay: float = 1e-8
+    hidden: int = 512
+    # knn
+    neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
+
+    @property
+    def deterministic(self) -> bool:
+        """True where the seed changes nothing but the draw of a training subset."""
+        return self.probe in ("logistic", "knn")
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all settings; part of a cell's identity."""
+        return digest(asdict(self))
+
+
+_SHIPPED = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("fair", 1, "logistic"),
+        Protocol("paper", 1, "linear", seeds=(42, 43, 44), norm="task", validation="drawn", learning_rate_by_card=True),
+        Protocol("mlp", 1, "mlp", seeds=(42, 43, 44), validation="drawn", learning_rate=1e-3),
+        Protocol("knn", 1, "knn"),
+    )
+}
+_CHOICES = {
+    "probe": ("logistic", "linear", "mlp", "knn"),
+    "norm": ("weights", "task"),
+    "validation": ("next fold", "drawn"),
+}
+
+
+def list_protocols() -> dict[str, Protocol]:
+    """The shipped protocols by name; `fair` is the default."""
+    return dict(_SHIPPED)
+
+
+def get_protocol(name: str | Path | Protocol) -> Protocol:
+    """The shipped protocol called `name`, or the one described in the YAML file `name`.
+
+    A YAML file gives `base: fair` (or another shipped name) and the keys of `Protocol` that differ; its `name` is the
+    file's stem unless given. Raises EvarError for an unknown name or key, or a value of the wrong kind.
+    """
+    if isinstance(name, Protocol):
+        return name
+    if Path(name).suffix in (".yaml", ".yml"):
+        return _read(Path(name))
+    if name not in _SHIPPED:
+        raise unknown("protocol", str(name), _SHIPPED, "(a protocol of your own is a path that ends in .yaml)")
+    return _SHIPPED[name]
+
+
+def _read(path: Path) -> Protocol:
+    import yaml
+
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvarError(f"cannot read protocol {path}: {error.strerror}; give a YAML file with 'base: fair'") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EvarError(f"{path} is not YAML: {error}") from None
+    if not isinstance(given, dict) or "base" not in given:
+        raise EvarError(f"{path}: expected a mapping with 'base:' (one of {', '.join(_SHIPPED)}) and the keys that differ")
+    base = get_protocol(str(given.pop("base")))
+    kinds = {field.name: getattr(base, field.name) for field in fields(Protocol)}
+    values = {"name": path.stem, "version": 1}
+    for key, value in given.items():
+        if key not in kinds:
+            raise unknown(f"key in {path}:", str(key), kinds)
+        values[key] = _checked(f"{path}: {key}", key, value, kinds[key])
+    if values["name"] in _SHIPPED:
+        raise EvarError(f"{path}: the name {values['name']!r} is taken by a shipped protocol: choose another 'name:'")
+    return replace(base, **values)
+
+
+def _checked(where: str, key: str, value: Any, like: Any) -> Any:
+    """`value` in the type of the base protocol's value, or EvarError."""
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise EvarError(f"{where}: expected one of {', '.join(_CHOICES[key])}, found {value!r}")
+    if isinstance(like, tuple):
+        items = value if isinstance(value, list) else [value]
+        kept = tuple(sorted(_checked(where, "", item, like[0]) for item in items))
+        if not kept:
+            raise EvarError(f"{where}: expected at least one number, found an empty list")
+        return kept
+    if isinstance(like, bool) or isinstance(like, str):
+        if not isinstance(value, type(like)):
+            raise EvarError(f"{where}: expected {type(like).__name__}, found {value!r}")
+        return value
+    try:
+        number = type(like)(value)  # YAML reads 1e-3 as text
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool) or (isinstance(like, int) and number != value):
+        raise EvarError(f"{where}: expected a number ({type(like).__name__}), found {value!r}")
+    if key != "" and number <= 0 or number < 0:
+        raise EvarError(f"{where}: expected a positive number, found {value!r}")
+    if key == "valid_fraction" and number >= 1:
+        raise EvarError(f"{where}: expected a fraction below 1, found {value!r}")
+    return number

@@ -1,0 +1,194 @@
+"""Fold plans: which clips a probe is fitted on, chosen on and scored on. Groups never straddle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from evar.errors import EvarError
+from evar.probes.protocol import Protocol
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Clip indices (int64, ascending) of one fold and seed. `fold` is 0 for a fixed split.
+
+    fit: what the candidates are fitted on; valid: what the setting is chosen on; refit: what the chosen setting is
+    fitted on once more, or None where the fitted candidate itself is scored; test: what is scored.
+    """
+
+    fold: int
+    seed: int
+    fit: np.ndarray
+    valid: np.ndarray
+    refit: np.ndarray | None
+    test: np.ndarray
+
+    @property
+    def train(self) -> np.ndarray:
+        """The clips that the scored probe was fitted on."""
+        return self.fit if self.refit is None else self.refit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a probe gives for one fold and seed: the chosen setting (as in `C=0.1`), whether the fit converged, and scores.
+
+    scores: float32 [len(fold.test), n_classes], probabilities (knn: shares of the vote).
+    """
+
+    setting: str
+    converged: bool
+    scores: np.ndarray
+
+
+def plan_folds(
+    protocol: Protocol,
+    targets: np.ndarray,
+    *,
+    split: np.ndarray | None,
+    fold: np.ndarray | None,
+    group: np.ndarray,
+    clip_ids: np.ndarray,
+    seed: int,
+    train_fraction: float | None = None,
+    shots: int | None = None,
+) -> tuple[list[Fold], list[str]]:
+    """The folds of one seed, and warnings (METHODS.md, Protocols).
+
+    targets: int64 [N] or multi-hot float32 [N, C]; exactly one of `split` ('train', 'valid', 'test') and `fold` (int).
+    `train_fraction` (stratified) or `shots` (clips per class) are drawn by seed from the training clips of each fold
+    before anything else; the validation part stays whole. Raises EvarError for empty parts.
+    """
+    if (split is None) == (fold is None):
+        raise EvarError("a probe needs either a split (train/valid/test) or folds, not both and not neither")
+    warnings: list[str] = []
+
+    def draw(indices: np.ndarray, number: int) -> np.ndarray:
+        return draw_training(indices, targets, seed, number, train_fraction, shots)
+
+    def hold_out(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        salt = f"{seed} " if protocol.validation == "drawn" else ""
+        fit, valid, warning = set_aside(indices, targets, group, clip_ids, protocol.valid_fraction, salt)
+        if warning and warning not in warnings:
+            warnings.append(warning)
+        return fit, valid
+
+    if split is not None:
+        strange = sorted(set(np.unique(split)) - set(PARTS))
+        if strange:
+            raise EvarError(f"unknown part of the split {strange[0]!r}: expected train, valid or test")
+        train, valid, test = (np.flatnonzero(split == part) for part in PARTS)
+        if not len(train) or not len(test):
+            raise EvarError(f"the split has {len(train)} training and {len(test)} test clips: both are needed")
+        train = draw(train, 0)
+        fit, valid = (train, valid) if len(valid) else hold_out(train)
+        return [Fold(0, seed, fit, valid, None, test)], warnings
+
+    numbers = [int(number) for number in np.unique(fold)]
+    if len(numbers) < 2:
+        raise EvarError(f"{len(numbers)} fold(s) with clips: at least two are needed")
+    plans = []
+    for position, number in enumerate(numbers):
+        test, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        following = numbers[(position + 1) % len(numbers)]
+        if protocol.validation == "drawn":
+            fit, valid = hold_out(draw(train, number))
+            plans.append(Fold(number, seed, fit, valid, None, test))
+        elif len(numbers) == 2:  # the next fold is the whole training part
+            train = draw(train, number)
+            plans.append(Fold(number, seed, *hold_out(train), train, test))
+        else:
+            fit = draw(train[fold[train] != following], number)
+            valid = np.flatnonzero(fold == following)
+            plans.append(Fold(number, seed, fit, valid, draw(train, number), test))
+    return plans, warnings
+
+
+def set_aside(
+    indices: np.ndarray,
+    targets: np.ndarray,
+    group: np.ndarray,
+    clip_ids: np.ndarray,
+    fraction: float,
+    salt: str = "",
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Split `indices` into (fit, valid, warning): `fraction` of the clips by group, in sha1 order of `salt` + group name.
+
+    A group whose absence would leave a class without a training clip stays, and so does one that would more than double
+    the part. Where no group can go (one group, or groups that are the classes), single clips go, with a warning; where no
+    clip can go either, the setting is chosen on the training clips themselves, with a warning.
+    """
+    wanted = max(1, round(fraction * len(indices)))
+    for names, warning in (
+        (group, None),
+        (clip_ids, "no group can be set aside for validation: single clips are, so groups straddle training and validation"),
+    ):
+        taken = _take(indices, targets, np.asarray(names)[indices], wanted, salt)
+        if len(taken):
+            return np.setdiff1d(indices, taken), taken, warning
+    return indices, indices, "too few training clips to set any aside: the setting is chosen on the training clips"
+
+
+def _take(indices: np.ndarray, targets: np.ndarray, names: np.ndarray, wanted: int, salt: str) -> np.ndarray:
+    unique, member = np.unique(names.astype(str), return_inverse=True)
+    if len(unique) < 2:
+        return indices[:0]
+    members = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+    multi_hot = targets.ndim == 2
+    left = targets[indices].sum(0) if multi_hot else np.bincount(targets[indices])
+    taken: list[np.ndarray] = []
+    count = 0
+    for position in sorted(range(len(unique)), key=lambda i: hashlib.sha1(f"{salt}{unique[i]}".encode()).digest()):
+        clips = indices[members[position]]
+        if count + len(clips) > 2 * wanted:
+            continue
+        if multi_hot:
+            gone = targets[clips].sum(0)
+        else:
+            gone = np.bincount(targets[clips], minlength=len(left))
+        if np.any((left - gone <= 0) & (gone > 0)):
+            continue
+        left = left - gone
+        taken.append(clips)
+        count += len(clips)
+        if count >= wanted:
+            break
+    return np.sort(np.concatenate(taken)) if taken else indices[:0]
+
+
+def draw_training(
+    indices: np.ndarray,
+    targets: np.ndarray,
+    seed: int,
+    fold: int,
+    train_fraction: float | None,
+    shots: int | None,
+) -> np.ndarray:
+    """A seeded subset of the training clips: `shots` clips of each class, or a stratified `train_fraction` (at least one each).
+
+    Multi-label: the first clips of a seeded order that carry the class, joined over classes.
+    """
+    if train_fraction is None and shots is None:
+        return indices
+    if train_fraction is not None and shots is not None:
+        raise EvarError("train_fraction and shots cannot be given together: choose one")
+    if shots is not None and shots < 1:
+        raise EvarError(f"shots: expected at least 1, found {shots}")
+    if train_fraction is not None and not 0 < train_fraction <= 1:
+        raise EvarError(f"train_fraction: expected a number above 0 and at most 1, found {train_fraction}")
+    order = np.random.default_rng([seed, fold]).permutation(indices)
+    parts = [order[mine] for mine in _carriers(targets[order])]
+    kept = [part[: shots if shots is not None else max(1, round(train_fraction * len(part)))] for part in parts]
+    return np.unique(np.concatenate(kept))
+
+
+def _carriers(targets: np.ndarray) -> Iterable[np.ndarray]:
+    if targets.ndim == 2:
+        return (np.flatnonzero(targets[:, label]) for label in np.flatnonzero(targets.any(0)))
+    return (np.flatnonzero(targets == label) for label in np.unique(targets))

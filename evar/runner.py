@@ -1,0 +1,376 @@
+"""The whole chain in one place: names -> tasks and encoders -> waveforms -> embeddings -> probe -> results.
+
+One *cell* is encoder × task × protocol. A cell that is already in the results is not measured again; embeddings that
+are already in the store are not computed again; what was interrupted continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import evar
+from evar.cells import Settings, expand_encoders, expand_tasks
+from evar.embed import Progress, choose_norm, embed, normalized, open_task_waveforms, resolve_device
+from evar.errors import EvarError
+from evar.files import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evar.audio.cache import Waveforms
+    from evar.datasets.task import Task
+    from evar.encoders.base import Encoder
+    from evar.probes.protocol import Protocol
+    from evar.results import Results
+    from evar.store import Embeddings, Store
+
+
+class Reporter:
+    """What a run tells while it works; this one is silent. The CLI draws bars instead."""
+
+    def say(self, text: str) -> None:
+        """One line about what was done or decided."""
+
+    def warn(self, text: str) -> None:
+        """One line that the user should not miss."""
+
+    @contextlib.contextmanager
+    def bar(self, stage: str, what: str, unit: str) -> Iterator[Progress | None]:
+        """A progress callable `(done, total)` for one stage of one cell."""
+        yield None
+
+
+@dataclass
+class Run:
+    """The state of one call of `run`: what is loaded, opened and shared between cells."""
+
+    settings: Settings
+    reporter: Reporter
+    store: Store
+    results: Results
+    device: str
+    protocols: list[Protocol]
+    waves: dict[tuple, Waveforms] = field(default_factory=dict)
+    finished: list[str] = field(default_factory=list)
+    reused: int = 0
+
+    def waveforms(self, task: Task, sample_rate: int) -> Waveforms:
+        """The task's waveforms at one rate; encoders of one rate share them."""
+        key = (task.name, str(task.root), sample_rate)
+        if key not in self.waves:
+            self.waves.clear()  # one task at a time: its rates are asked for one after the other
+            with self.reporter.bar("decode", f"{task.name} at {sample_rate} Hz", "clip") as progress:
+                self.waves[key] = open_task_waveforms(
+                    task,
+                    sample_rate,
+                    embeddings=Path(self.settings.embeddings),
+                    duration=self.settings.duration,
+                    skip_bad=self.settings.skip_bad,
+                    progress=progress,
+                )
+            if self.waves[key].bad:
+                self.reporter.warn(f"{task.name}: {len(self.waves[key].bad)} clips that cannot be decoded are skipped")
+        return self.waves[key]
+
+
+def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **options: Any) -> pd.DataFrame:
+    """Score encoders on tasks; returns the leaderboard rows of these cells, which also stand in `results/`.
+
+    encoders: names, commas, globs, Encoder objects or classes. tasks: names, suites, globs, card files, Task objects.
+    options: the fields of `evar.cells.Settings`, the words of `evar run`.
+    Raises EvarError for any bad input, before work starts where that can be known; finished cells are kept.
+    """
+    settings = Settings.of(**options)
+    reporter = reporter or Reporter()
+    run, loaded_tasks, loaded_encoders = prepare(encoders, tasks, settings, reporter)
+    for task in loaded_tasks:
+        for encoder in loaded_encoders:
+            for cell in _cells(run, task, encoder):
+                _measure(run, cell)
+    rows = run.results.leaderboard()
+    rows = rows[rows["cell_id"].isin(run.finished)]
+    return rows.set_index("cell_id").loc[run.finished].reset_index()
+
+
+def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -> tuple[Run, list[Task], list[Encoder]]:
+    """Load and check all that is named, before any work: (the run, its tasks, its encoders); EvarError for bad input."""
+    from evar.probes import get_protocol
+    from evar.results import Results
+    from evar.store import Store
+
+    encoder_names = expand_encoders(encoders)
+    if settings.weights and len(encoder_names) > 1:
+        raise EvarError(f"--weights goes with a single encoder, found {len(encoder_names)}: write NAME@FILE for each")
+    protocols = [get_protocol(name) for name in settings.probe]
+    loaded_tasks = [load(name, settings, reporter) for name in expand_tasks(tasks, settings.tasks_dir)]
+    results = Results(settings.results)
+    results.check_writable()
+    device = resolve_device(settings.device)
+    loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
+    labels = [encoder.label for encoder in loaded]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise EvarError(f"two encoders are called {label!r}: name them apart, as in mine={label}")
+    store = Store(settings.embeddings)
+    return Run(settings, reporter, store, results, device, protocols), loaded_tasks, loaded
+
+
+def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
+    """The task by name (its mini with `--mini`, a subset with `--limit`), or a Task object as it is."""
+    from evar.datasets import find_card, load_task
+    from evar.datasets.task import Task
+
+    if isinstance(name, Task):
+        task = name
+    elif settings.mini:
+        from evar.datasets.mini import default_root, make
+
+        card = find_card(name, settings.tasks_dir)
+        root = make(card, default_root(card, Path(settings.embeddings) / "minis"))
+        task = load_task(name, root=root, tasks_dir=settings.tasks_dir)
+    else:
+        task = load_task(name, data=settings.data, tasks_dir=settings.tasks_dir, partial=settings.partial)
+    if task.partial:
+        reporter.warn(f"{task.name}: {len(task.missing)} official clips are missing; its rows are marked partial")
+    return task.limited(settings.limit) if settings.limit else task
+
+
+def _load_encoder(name: Any, weights: str | None, device: str) -> Encoder:
+    from evar.encoders.registry import load_encoder
+
+    return load_encoder(name, weights=weights, device=device)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One encoder (with its statistics still to be given) on one task by one protocol."""
+
+    cell_id: str
+    task: Task
+    encoder: Encoder
+    protocol: Protocol
+    norm: str
+    layers: str
+    pooling: str
+    lr: float | None
+    seeds: tuple[int, ...] | None
+
+
+def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
+    settings = run.settings
+    waves = run.waveforms(task, encoder.sample_rate)
+    layers = settings.layers or encoder.default_layer
+    pooling = settings.pooling or encoder.default_pooling
+    encoder.dim(layers, pooling)  # an unknown layer or pooling is said before any work
+    for protocol in run.protocols:
+        norm = choose_norm(encoder, settings.norm, protocol.norm, task)
+        lr = task.card.paper.get("lr", {}).get(encoder.name) if protocol.learning_rate_by_card else None
+        seeds = settings.seeds or protocol.seeds
+        identity = {
+            "label": encoder.label,
+            "encoder": encoder.fingerprint(),
+            "clips": waves.fingerprint,
+            "task": task.fingerprint,
+            "protocol": protocol.fingerprint(),
+            "norm": norm,
+            "layers": layers,
+            "pooling": pooling,
+            "lr": lr,
+            "seeds": list(seeds),
+            "duration": settings.duration,
+            "precision": "fp32",
+            "train_fraction": settings.train_fraction,
+            "shots": settings.shots,
+            "limit": task.limit,
+        }
+        yield Cell(digest(identity)[:16], task, encoder, protocol, norm, layers, pooling, lr, seeds)
+
+
+def _measure(run: Run, cell: Cell) -> None:
+    name = f"{cell.encoder.label} × {cell.task.name} ({cell.protocol.name})"
+    if run.results.finished(cell.cell_id) is not None:
+        run.finished.append(cell.cell_id)
+        run.reused += 1
+        run.reporter.say(f"{name}: already measured, nothing to do")
+        return
+    started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
+    waves = run.waveforms(cell.task, cell.encoder.sample_rate)
+    begun = time.perf_counter()
+    encoder = normalized(cell.encoder, cell.norm, cell.task, waves, run.settings.duration, Path(run.settings.embeddings))
+    with run.reporter.bar("encode", f"{cell.encoder.label} × {cell.task.name}", "clip") as progress:
+        embeddings, seconds = embed(
+            encoder,
+            waves,
+            run.store,
+            task_name=cell.task.name,
+            duration=run.settings.duration,
+            layers=cell.layers,
+            pooling=cell.pooling,
+            batch=run.settings.batch,
+            progress=progress,
+        )
+    seconds_encode = time.perf_counter() - begun if seconds else 0.0
+    begun = time.perf_counter()
+    evaluation, kept = _probe(run, cell, embeddings, waves)
+    for warning in evaluation.warnings:
+        run.reporter.warn(f"{name}: {warning}")
+    volatile = {
+        "seconds_encode": round(seconds_encode, 3),
+        "seconds_probe": round(time.perf_counter() - begun, 3),
+        "started_at": started_at,
+        **_here(run.device),
+    }
+    common = _row(cell, encoder, evaluation, run.settings, waves) | volatile
+    rows = [
+        {
+            "fold": one.fold,
+            "seed": one.seed,
+            "setting": one.setting,
+            "converged": one.converged,
+            "score": one.score,
+            "macro_f1": one.macro_f1,
+            "n_train": one.n_train,
+            "n_valid": one.n_valid,
+            "n_test": one.n_test,
+        }
+        for one in evaluation.runs
+    ]
+    run.results.record(common, rows, _predictions(cell, evaluation, kept))
+    run.finished.append(cell.cell_id)
+    run.reporter.say(f"{name}: {cell.task.card.metric} {evaluation.mean:.1%}")
+
+
+def _probe(run: Run, cell: Cell, embeddings: Embeddings, waves: Waveforms) -> tuple:
+    import numpy as np
+
+    from evar.probes import evaluate
+
+    task, settings = cell.task, run.settings
+    kept = np.setdiff1d(np.arange(len(task.clips)), list(waves.bad))
+    source = embeddings.source(cell.layers, cell.pooling)
+    clips = task.clips.iloc[kept]
+    with run.reporter.bar("probe", f"{cell.encoder.label} × {task.name} ({cell.protocol.name})", "step") as progress:
+        evaluation = evaluate(
+            cell.protocol,
+            source if len(kept) == len(task.clips) else source.subset(kept),
+            task.targets()[kept],
+            task.classes,
+            split=clips["split"].to_numpy() if task.card.split == "parts" else None,
+            fold=clips["fold"].to_numpy() if task.card.split == "folds" else None,
+            group=clips["group"].to_numpy(),
+            clip_ids=clips["clip_id"].to_numpy(),
+            metric=task.card.metric,
+            seeds=cell.seeds,
+            lr=cell.lr,
+            train_fraction=settings.train_fraction,
+            shots=settings.shots,
+            device=run.device,
+            progress=progress,
+        )
+    return evaluation, clips
+
+
+def _row(cell: Cell, encoder: Encoder, evaluation: Any, settings: Settings, waves: Waveforms) -> dict:
+    task, runs = cell.task, evaluation.runs
+    weights = encoder.weights_file
+    return {
+        "cell_id": cell.cell_id,
+        "encoder": encoder.label,
+        "encoder_fingerprint": encoder.fingerprint(),
+        "weights": Path(weights).name if weights else "",
+        "weights_sha256": encoder.weights_sha256,
+        "weights_kind": encoder.weights_kind,
+        "task": task.name,
+        "task_version": task.card.version,
+        "task_fingerprint": task.fingerprint,
+        "protocol": cell.protocol.name,
+        "protocol_version": cell.protocol.version,
+        "layers": cell.layers,
+        "pooling": cell.pooling,
+        "norm": cell.norm,
+        "duration": f"{task.card.seconds:g}" if settings.duration == "card" else "native",
+        "precision": "fp32",
+        "metric": task.card.metric,
+        "mean": evaluation.mean,
+        "std": evaluation.std,
+        "ci95_low": evaluation.ci95_low,
+        "ci95_high": evaluation.ci95_high,
+        "macro_f1": evaluation.macro_f1,
+        "n_folds": len({one.fold for one in runs}),
+        "n_seeds": len({one.seed for one in runs}),
+        "seeds": " ".join(map(str, cell.seeds)),
+        "train_fraction": settings.train_fraction,
+        "shots": settings.shots,
+        "n_train": runs[0].n_train,
+        "n_valid": runs[0].n_valid,
+        "n_test": sum({one.fold: one.n_test for one in runs}.values()),
+        "synthetic": task.synthetic,
+        "partial": task.partial,
+        "limit": task.limit,
+        "skipped": len(waves.bad),
+        "contaminated": bool(set(encoder.trained_on) & set(task.card.corpora)),
+    }
+
+
+def _predictions(cell: Cell, evaluation: Any, clips: pd.DataFrame) -> pd.DataFrame:
+    """One row per test clip × fold × seed: what `compare` and confusion matrices need, so nothing is rerun."""
+    import numpy as np
+    import pandas as pd
+
+    classes = np.array(cell.task.classes, dtype=object)
+    parts = []
+    for one in evaluation.runs:
+        tested = clips.iloc[one.test]
+        part = {
+            "clip_id": tested["clip_id"].to_numpy(),
+            "group": tested["group"].to_numpy(),
+            "fold": one.fold,
+            "seed": one.seed,
+        }
+        if cell.task.card.multilabel:
+            part |= {"targets": [list(labels) for labels in tested["labels"]], "scores": list(one.scores)}
+        else:
+            truth = cell.task.targets()[tested.index]
+            part |= {
+                "target": classes[truth],
+                "predicted": classes[one.predicted],
+                "score_true": one.scores[np.arange(len(truth)), truth],
+            }
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _here(device: str) -> dict:
+    """The volatile provenance: host, device, versions, commit."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({torch.get_num_threads()} threads)"
+    return {
+        "host": platform.node(),
+        "device": name,
+        "evar_version": evar.__version__,
+        "torch_version": torch.__version__,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    """The commit of the checkout that evar runs from, read without git; empty for an installed wheel."""
+    folder = Path(__file__).resolve().parents[1] / ".git"
+    with contextlib.suppress(OSError):
+        head = (folder / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head[:12]
+        with contextlib.suppress(OSError):
+            return (folder / head[5:]).read_text().strip()[:12]
+        for line in (folder / "packed-refs").read_text().splitlines():
+            if line.endswith(head[5:]):
+                return line[:12]
+    return ""

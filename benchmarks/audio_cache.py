@@ -1,6 +1,6 @@
 """The int16 waveform cache against decoding every time (what a Dataset that calls load() in __getitem__ does).
 
-400 five-second clips as 22.05 kHz FLAC and 16 kHz WAV (real ESC-10 audio where ../shared/data is there, else noise), read in batches of 32.
+400 five-second clips (real ESC-10 audio where ../shared/data is there, else noise), read in batches of 32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ def main() -> None:
     import soxr
 
     audio, rows = clips(), []
-    for name, suffix, rate in (("wav 16 kHz", ".wav", 16_000), ("wav 44.1 kHz", ".wav", 44_100), ("flac 44.1 kHz", ".flac", 44_100)):
+    for name, suffix, rate in (
+        ("wav 16 kHz", ".wav", 16_000),
+        ("wav 44.1 kHz", ".wav", 44_100),
+        ("flac 44.1 kHz", ".flac", 44_100),
+    ):
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder) / f"{i}{suffix}" for i in range(N)]
             for path, x in zip(files, audio, strict=True):

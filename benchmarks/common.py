@@ -62,7 +62,9 @@ def finish(name: str, rows: list[dict]) -> None:
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"benchmark": name, "machine": machine(), "rows": rows}, indent=1) + "\n")
+        Path(arguments.json).write_text(
+            json.dumps({"benchmark": name, "machine": machine(), "rows": rows}, indent=1) + "\n"
+        )
 
 
 def _text(value: object) -> str:

@@ -1,7 +1,8 @@
 """Encoding: evar's pipeline against batch-256 padded encoding on mixed lengths, and against the model alone.
 
-Mixed lengths: 600 clips of 0.5 to 8 s, log-uniform, drawn by a fixed seed. The rival pads every batch of 256 clips, in the order they
-come, to the longest of the batch, through a DataLoader, and calls the same network. Encoders are untrained: speed is that of the architecture.
+Mixed lengths: 600 clips of 0.5 to 8 s, log-uniform, drawn by a fixed seed. The rival pads every batch of 256 clips, in
+the order they come, to the longest of the batch, through a DataLoader, and calls the plain network of the paper
+(nn.Sequential, float32). Encoders are untrained: speed is that of the architecture.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import numpy as np
 import soundfile
 import torch
 from common import finish, median_seconds
+from evar.store import Store
 
 from evar.audio.cache import open_waveforms
 from evar.embed import batches, embed, preferred_batch
 from evar.encoders.registry import load_encoder
-from evar.store import Store
 
 N = 600
 
@@ -34,13 +35,19 @@ def make(folder: Path) -> tuple[list[Path], np.ndarray]:
 
 
 def padded_256(encoder: object, waves: object) -> None:
-    """What a plain script does: batches of 256 in file order, padded to the longest."""
+    """What a plain script does: batches of 256 in file order, padded to the longest, through the plain network."""
 
     def collate(indices: list[int]) -> tuple:
         return waves.batch(np.array(indices))
 
+    stats = encoder.normalization
     for wav, lengths in torch.utils.data.DataLoader(range(N), batch_size=256, collate_fn=collate):
-        encoder.encode(wav, lengths)
+        with torch.inference_mode():
+            log_mel, frames = encoder.front_end(torch.as_tensor(wav), torch.as_tensor(lengths))
+            features = encoder.network((log_mel - stats["mean"]) / stats["std"])
+            valid = torch.arange(features.shape[1]) < (frames // 2**encoder.n_blocks)[:, None]
+            masked = features * valid[..., None]
+            masked.sum(1) / valid.sum(1, keepdim=True) + masked.amax(1)
 
 
 def main() -> None:
@@ -55,7 +62,9 @@ def main() -> None:
             encoder = load_encoder(name).with_normalization({"mean": -7.0, "std": 4.0})
             count = iter(range(100))
 
-            def ours(waves: object, duration: str, encoder: object = encoder, name: str = name, count: object = count) -> None:
+            def ours(
+                waves: object, duration: str, encoder: object = encoder, name: str = name, count: object = count
+            ) -> None:
                 store = Store(folder / f"store{next(count)}-{name[-3:]}")
                 embed(
                     encoder,

@@ -1,6 +1,7 @@
-"""200,000 synthetic clips × 2048-d through the real store and the `fair` probe: peak anonymous memory (RssAnon) must stay under 3 GiB.
+"""200,000 synthetic clips × 2048-d through the real store and the `fair` probe: peak anonymous memory under 3 GiB.
 
-Memory-mapped pages are the system's to drop and do not count. Takes minutes and 1.7 GB of disk; `--clips N` makes it smaller.
+RssAnon is what counts: memory-mapped pages are the system's to drop and do not. Takes minutes and 1.7 GB of disk;
+`--clips N` makes it smaller.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def main() -> None:
     arguments, _ = parser.parse_known_args()
     n, dim, classes = arguments.clips, arguments.dim, 2
 
-    from evar.probes import evaluate, get_protocol
     from evar.store import Store
+
+    from evar.probes import evaluate, get_protocol
 
     peak = Peak()
     peak.start()

@@ -1,6 +1,7 @@
 """`evar run random:byola-v1-512 pack-fsdd` (1,200 real clips) cold, then warm (a new protocol on stored embeddings), after imports.
 
-Without ../shared/data the mini of `fsdd` stands in, and the table says so. Each run is a process of its own; seconds are of work after imports.
+Without ../shared/data the mini of `fsdd` stands in, and the table says so. Each run is a process of its own; seconds are
+of work after imports.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for state, probe in (("cold", "fair"), ("warm, knn", "knn"), ("warm, paper", "paper")):
                 done = subprocess.run(
-                    [sys.executable, "-c", CODE, probe, data, cards], cwd=folder, capture_output=True, text=True, check=True
+                    [sys.executable, "-c", CODE, probe, data, cards],
+                    cwd=folder,
+                    capture_output=True,
+                    text=True,
+                    check=True,
                 )
                 seconds, accuracy, clips = map(float, done.stdout.split())
                 rows.append(
@@ -45,7 +50,10 @@ def main() -> None:
                         "audio": "real" if data else "synthetic mini",
                     }
                 )
-    finish("evar run random:byola-v1-512 pack-fsdd, cold and warm", sorted(rows, key=lambda row: (row["state"], row["run"])))
+    finish(
+        "evar run random:byola-v1-512 pack-fsdd, cold and warm",
+        sorted(rows, key=lambda row: (row["state"], row["run"])),
+    )
 
 
 if __name__ == "__main__":

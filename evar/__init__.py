@@ -10,7 +10,7 @@ The words are those of the command line (`evar --help`). Heavy libraries are imp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evar.errors import EvarError
 
@@ -26,14 +26,18 @@ _HOMES = {
     "Protocol": "evar.probes.protocol",
     "run": "evar.runner",
 }
-__all__ = ["EvarError", "__version__", *_HOMES]
-
-if TYPE_CHECKING:
-    from evar.datasets import list_tasks, load_task
-    from evar.encoders.base import Encoder, Frames
-    from evar.encoders.registry import list_encoders, load_encoder
-    from evar.probes.protocol import Protocol
-    from evar.runner import run
+__all__ = [
+    "Encoder",
+    "EvarError",
+    "Frames",
+    "Protocol",
+    "__version__",
+    "list_encoders",
+    "list_tasks",
+    "load_encoder",
+    "load_task",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

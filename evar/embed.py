@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import json
 import queue
 import threading
@@ -40,7 +42,9 @@ def resolve_device(name: str) -> str:
     if device.type not in ("cpu", "cuda"):
         raise EvarError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:INDEX")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise EvarError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu")
+        raise EvarError(
+            f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu"
+        )
     return str(device)
 
 
@@ -81,10 +85,7 @@ def batches(waves: Waveforms, indices: np.ndarray, encoder: Encoder, duration: s
     else:
         samples = None
         plan = [
-            indices[part]
-            for part in length_batches(
-                waves.lengths[indices], size, equal=encoder.equal_lengths_only
-            )
+            indices[part] for part in length_batches(waves.lengths[indices], size, equal=encoder.equal_lengths_only)
         ]
 
     def read(part: np.ndarray) -> tuple:
@@ -182,6 +183,19 @@ def _training_clips(task: Task, waves: Waveforms, norm: str) -> np.ndarray:
     return np.array(sorted(indices), dtype=np.int64)
 
 
+@functools.cache
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks of up to 1 GiB for reuse, once per process; elsewhere nothing happens.
+
+    Without it each batch's activations go back to the system and are faulted in anew: 1.3x slower for BYOL-A v1 on 2 cores.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 1 << 30)
+        libc.mallopt(mmap_threshold, 1 << 30)
+
+
 def embed(
     encoder: Encoder,
     waves: Waveforms,
@@ -208,6 +222,7 @@ def embed(
     found = store.find(settings, wanted)
     if found is not None:
         return found, 0.0
+    keep_freed_memory()
     started = time.perf_counter()
     matrices = [(layers, pooling, encoder.dim(layers, pooling))]
     n_clips = len(waves.ids)

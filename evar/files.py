@@ -120,7 +120,8 @@ def require_space(path: Path | str, n_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes * 1.01:
         raise EvarError(
-            f"not enough disk for {what} in {path}: needs {human_bytes(n_bytes)}, {human_bytes(free)} free; free some space or choose another folder"
+            f"not enough disk for {what} in {path}: needs {human_bytes(n_bytes)}, {human_bytes(free)} free; "
+            "free some space or choose another folder"
         )
 
 
@@ -145,5 +146,8 @@ def digest(value: Any) -> str:
 
 def sha256_file(path: Path | str) -> str:
     """SHA-256 (64 hex digits) of a file's content."""
+    sha256 = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()

@@ -57,6 +57,7 @@ class Run:
     results: Results
     device: str
     protocols: list[Protocol]
+    weights: dict[str, str]  # encoder label -> name of its weights file
     waves: dict[tuple, Waveforms] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
     reused: int = 0
@@ -115,11 +116,12 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     device = resolve_device(settings.device)
     loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
     labels = [encoder.label for encoder in loaded]
+    weights = {encoder.label: _weights_name(name, settings.weights) for name, encoder in zip(encoder_names, loaded, strict=True)}
     for label in labels:
         if labels.count(label) > 1:
             raise EvarError(f"two encoders are called {label!r}: name them apart, as in mine={label}")
     store = Store(settings.embeddings)
-    return Run(settings, reporter, store, results, device, protocols), loaded_tasks, loaded
+    return Run(settings, reporter, store, results, device, protocols, weights), loaded_tasks, loaded
 
 
 def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
@@ -146,6 +148,17 @@ def _load_encoder(name: Any, weights: str | None, device: str) -> Encoder:
     from evar.encoders.registry import load_encoder
 
     return load_encoder(name, weights=weights, device=device)
+
+
+def _weights_name(name: Any, weights: str | None) -> str:
+    """The file name of an encoder's weights; nothing for encoders without, objects and `random:`."""
+    from evar.encoders.registry import parse
+
+    if not isinstance(name, str):
+        return ""
+    parsed = parse(name)
+    path = weights or (None if parsed.scheme == "random" else parsed.weights)
+    return Path(path).name if path else ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +216,9 @@ def _measure(run: Run, cell: Cell) -> None:
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
     waves = run.waveforms(cell.task, cell.encoder.sample_rate)
     begun = time.perf_counter()
-    encoder = normalized(cell.encoder, cell.norm, cell.task, waves, run.settings.duration, Path(run.settings.embeddings))
+    encoder = normalized(
+        cell.encoder, cell.norm, cell.task, waves, run.settings.duration, Path(run.settings.embeddings)
+    )
     with run.reporter.bar("encode", f"{cell.encoder.label} × {cell.task.name}", "clip") as progress:
         embeddings, seconds = embed(
             encoder,
@@ -227,7 +242,7 @@ def _measure(run: Run, cell: Cell) -> None:
         "started_at": started_at,
         **_here(run.device),
     }
-    common = _row(cell, encoder, evaluation, run.settings, waves) | volatile
+    common = _row(run, cell, encoder, evaluation, waves) | volatile
     rows = [
         {
             "fold": one.fold,
@@ -277,14 +292,13 @@ def _probe(run: Run, cell: Cell, embeddings: Embeddings, waves: Waveforms) -> tu
     return evaluation, clips
 
 
-def _row(cell: Cell, encoder: Encoder, evaluation: Any, settings: Settings, waves: Waveforms) -> dict:
-    task, runs = cell.task, evaluation.runs
-    weights = encoder.weights_file
+def _row(run: Run, cell: Cell, encoder: Encoder, evaluation: Any, waves: Waveforms) -> dict:
+    task, settings, runs = cell.task, run.settings, evaluation.runs
     return {
         "cell_id": cell.cell_id,
         "encoder": encoder.label,
         "encoder_fingerprint": encoder.fingerprint(),
-        "weights": Path(weights).name if weights else "",
+        "weights": run.weights[encoder.label],
         "weights_sha256": encoder.weights_sha256,
         "weights_kind": encoder.weights_kind,
         "task": task.name,
@@ -351,7 +365,9 @@ def _here(device: str) -> dict:
     """The volatile provenance: host, device, versions, commit."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({torch.get_num_threads()} threads)"
+    name = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({torch.get_num_threads()} threads)"
+    )
     return {
         "host": platform.node(),
         "device": name,

@@ -27,7 +27,6 @@ ROOM_OF = {
     "store_format": "store",
     "store_admin": "store",
     "leaderboard": "results",
-    "results_files": "results",
     "cells": "runner",
     "embed": "runner",
     "plan": "runner",

@@ -33,7 +33,9 @@ def data_command() -> None:
     output_option,
 )
 @click.pass_context
-def verify(ctx: click.Context, task: str, data: tuple[str, ...], tasks_dir: str | None, audio: bool, output: str) -> None:
+def verify(
+    ctx: click.Context, task: str, data: tuple[str, ...], tasks_dir: str | None, audio: bool, output: str
+) -> None:
     """Say what is missing, altered or not official in the folder of TASK. Exits 1 when something is.
 
     \b
@@ -79,7 +81,9 @@ def fetch(task: str, folder: str, tasks_dir: str | None) -> None:
 @data_command.command("mini")
 @click.argument("task")
 @with_options(
-    click.option("--to", "folder", default="data/minis", show_default=True, metavar="DIR", help="Parent of the folder."),
+    click.option(
+        "--to", "folder", default="data/minis", show_default=True, metavar="DIR", help="Parent of the folder."
+    ),
     tasks_dir_option,
 )
 def mini(task: str, folder: str, tasks_dir: str | None) -> None:
@@ -101,7 +105,9 @@ def mini(task: str, folder: str, tasks_dir: str | None) -> None:
 def _bar(what: str, unit: str) -> Iterator:
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as line:
+    with tqdm(
+        desc=what, unit=unit, unit_scale=unit == "B", file=sys.stderr, leave=False, disable=not sys.stderr.isatty()
+    ) as line:
 
         def progress(done: int, total: int) -> None:
             line.total = total or None

@@ -12,7 +12,18 @@ import click
 
 from evar.cli.options import data_option, output_option, print_json, with_options
 
-PACKAGES = "torch torchaudio transformers scikit-learn pandas numpy soundfile soxr panns-inference click".split()
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "transformers",
+    "scikit-learn",
+    "pandas",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "panns-inference",
+    "click",
+)
 
 
 @click.command()
@@ -55,7 +66,6 @@ def examine(data: tuple[str, ...] = ()) -> tuple[dict[str, str], list[str]]:
     facts["packages"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     try:
         import torch
-
         import torchaudio  # noqa: F401  (its compiled part fails with any other torch)
 
         cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"

@@ -49,10 +49,14 @@ def check_command(ctx: click.Context, encoder: str, weights: str | None, device:
 @with_options(
     click.option("-o", "--output", "target", required=True, metavar="FILE", help="FILE.npz, FILE.npy or FILE.parquet."),
     click.option("--weights", metavar="FILE", help="Checkpoint (same as NAME@FILE)."),
-    click.option("--frames", is_flag=True, help="One vector per frame, with times, instead of one per file (npz only)."),
+    click.option(
+        "--frames", is_flag=True, help="One vector per frame, with times, instead of one per file (npz only)."
+    ),
     click.option("--layers", metavar="L|L+L", help="Instead of the encoder's default."),
     click.option("--pooling", metavar="NAME", help="Instead of the encoder's default."),
-    click.option("--norm", metavar="MEAN,STD", help="Log-mel statistics; default: those of the weights, else of AUDIO."),
+    click.option(
+        "--norm", metavar="MEAN,STD", help="Log-mel statistics; default: those of the weights, else of AUDIO."
+    ),
     click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be decoded."),
     device_option,
 )
@@ -102,7 +106,9 @@ def encode_command(
         import numpy as np
 
         choice = (layer, pooling or loaded.default_pooling)
-        rows = [loaded.encode_all(wave[None], None, [choice[0]], [choice[1]])[choice][0].cpu().numpy() for wave in waves]
+        rows = [
+            loaded.encode_all(wave[None], None, [choice[0]], [choice[1]])[choice][0].cpu().numpy() for wave in waves
+        ]
         arrays = {"files": [str(file) for file in files], "embeddings": np.stack(rows)}
     write_arrays(path, arrays)
     shape = "" if frames else f", [{len(waves)}, {arrays['embeddings'].shape[1]}]"

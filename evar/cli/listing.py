@@ -24,7 +24,14 @@ def encoders_command(output: str) -> None:
     if output == "json":
         return print_json({name: asdict(entry) for name, entry in entries.items()})
     rows = [
-        [name, f"{entry.sample_rate}", f"{entry.dim}", entry.weights, f"[{entry.extra}]" if entry.extra else "", entry.title]
+        [
+            name,
+            f"{entry.sample_rate}",
+            f"{entry.dim}",
+            entry.weights,
+            f"[{entry.extra}]" if entry.extra else "",
+            entry.title,
+        ]
         for name, entry in entries.items()
     ]
     click.echo(table(rows, ["encoder", "Hz", "dim", "weights", "extra", ""], right={1, 2}))
@@ -74,9 +81,29 @@ def _summary(card: object) -> dict:
 
 
 _SHOWN = (
-    "name version title asks seconds metric multilabel split folds group classes counts layout folders"
-    " licence citation homepage bring fetch corpora paper path"
-).split()
+    "name",
+    "version",
+    "title",
+    "asks",
+    "seconds",
+    "metric",
+    "multilabel",
+    "split",
+    "folds",
+    "group",
+    "classes",
+    "counts",
+    "layout",
+    "folders",
+    "licence",
+    "citation",
+    "homepage",
+    "bring",
+    "fetch",
+    "corpora",
+    "paper",
+    "path",
+)
 
 
 @click.group()

@@ -70,7 +70,10 @@ def table(rows: list[list[str]], header: list[str], right: set[int] = frozenset(
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
     def form(line: list[str]) -> str:
-        cells = (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         return "  ".join(cells).rstrip()
 
     return "\n".join([form(header), "  ".join("-" * width for width in widths), *map(form, rows)])

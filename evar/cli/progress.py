@@ -33,7 +33,13 @@ class Bars(Reporter):
         # Off a terminal (a log file, a batch job) tqdm's default would write thousands of lines.
         quiet = not sys.stderr.isatty()
         with tqdm(
-            desc=f"{stage:>6} {what}", unit=unit, file=sys.stderr, leave=False, disable=quiet, dynamic_ncols=True, delay=0.3
+            desc=f"{stage:>6} {what}",
+            unit=unit,
+            file=sys.stderr,
+            leave=False,
+            disable=quiet,
+            dynamic_ncols=True,
+            delay=0.3,
         ) as line:
 
             def progress(done: int, total: int) -> None:

@@ -16,7 +16,9 @@ from evar.cli.options import output_option, print_json, results_option, with_opt
     click.option("--task", "tasks", metavar="GLOB", help="Only these tasks."),
     click.option("--encoder", "encoders", metavar="GLOB", help="Only these encoders."),
     click.option("--probe", "protocol", metavar="NAME", help="Only this protocol."),
-    click.option("--canonical", is_flag=True, help="CSV without the volatile columns, sorted: two equal runs print the same."),
+    click.option(
+        "--canonical", is_flag=True, help="CSV without the volatile columns, sorted: two equal runs print the same."
+    ),
     output_option,
 )
 def leaderboard_command(
@@ -30,7 +32,8 @@ def leaderboard_command(
       evar leaderboard --task 'esc*' -o json
       evar leaderboard --canonical > before.csv
     """
-    from evar.results import Results, format_leaderboard
+    from evar.leaderboard import format_leaderboard
+    from evar.results import Results
 
     rows = Results(results).leaderboard(canonical=canonical)
     for column, pattern in (("task", tasks), ("encoder", encoders), ("protocol", protocol)):

@@ -35,7 +35,9 @@ from evar.errors import EvarError, nearest
     click.option("--probe", metavar="NAMES", help="Protocols: fair (default), paper, knn, mlp, or a YAML file."),
     click.option("--seeds", metavar="N,N", help="Seeds instead of the protocol's own."),
     click.option("--layers", metavar="L|L+L", help="Layer, or a fusion of layers, instead of the encoder's default."),
-    click.option("--pooling", metavar="NAME", help="mean, max, std, mean+max, mean_std instead of the encoder's default."),
+    click.option(
+        "--pooling", metavar="NAME", help="mean, max, std, mean+max, mean_std instead of the encoder's default."
+    ),
     click.option("--norm", metavar="auto|weights|task", help="Whose log-mel statistics. auto: as the protocol says."),
     click.option("--duration", metavar="card|native", help="Cut or pad clips to the card's seconds (default), or not."),
     click.option("--batch", type=int, metavar="N", help="Clips per batch instead of the encoder's own choice."),
@@ -91,12 +93,14 @@ def run_command(
     echo_command(encoders, tasks, options, Path(options["results"]))
     if output == "json":
         return print_json(rows.to_dict("records"))
-    from evar.results import format_leaderboard
+    from evar.leaderboard import format_leaderboard
 
     click.echo(format_leaderboard(rows))
     if not quiet:
         folder = Path(options["results"])
-        click.echo(f"\n{folder / 'leaderboard.csv'}  (per fold and seed: {folder / 'runs.csv'}, per clip: {folder / 'predictions'}/)")
+        click.echo(
+            f"\n{folder / 'leaderboard.csv'}  (per fold and seed: {folder / 'runs.csv'}, per clip: {folder / 'predictions'}/)"
+        )
 
 
 def read_grid(path: Path) -> tuple[list, list, dict[str, Any]]:
@@ -136,7 +140,9 @@ def echo_command(encoders: Any, tasks: Any, options: dict[str, Any], results: Pa
     from evar.files import atomic_write, digest
 
     command = {"encoders": split_names(encoders), "tasks": split_names(tasks)}
-    command |= {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, False, ())}
+    command |= {
+        name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, False, ())
+    }
     path = results / "commands" / f"{digest(command)[:12]}.yaml"
     if not path.exists():
         atomic_write(path, yaml.safe_dump(command, sort_keys=False, allow_unicode=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.datasets import layouts
+from evar.datasets.tables import first_names
 from evar.errors import EvarError
 from evar.files import atomic_write, lock, make_folder, require_space, writing
 
@@ -32,7 +33,7 @@ def make(card: Card, root: Path | str) -> Path:
     Deterministic: the same card and evar give the same bytes. The folder appears in one step: an interrupted call
     leaves nothing under the name. `EVAR_SYNTHETIC.json` in it marks the data as synthetic and holds the counts that
     `load_task` asserts. An outdated or damaged mini is made again.
-    Raises EvarError when something else than a mini stands at `root` (it is left as it is), or it cannot be written.
+    Raises EvarError when `root` holds something else than this mini (it is left as it is), or cannot be written.
     """
     import evar
     from evar.datasets.task import SYNTHETIC_FILE
@@ -49,7 +50,7 @@ def make(card: Card, root: Path | str) -> Path:
     }
     make_folder(root.parent)
     with lock(root.with_name(f".{root.name}.lock")):
-        _refuse_other(root, SYNTHETIC_FILE)
+        _refuse_other(root, card, SYNTHETIC_FILE)
         if _is_intact(root, SYNTHETIC_FILE, about):
             return root
         require_space(root.parent, _NEEDED, f"the mini of {card.name}")
@@ -60,7 +61,7 @@ def make(card: Card, root: Path | str) -> Path:
             try:
                 atomic_write(temporary / SYNTHETIC_FILE, json.dumps(about))
                 layout.write_mini(temporary, given)
-                stated = about | _counted(temporary, layout, given) | {"content": _content(temporary, SYNTHETIC_FILE)}
+                stated = about | _counted(temporary, layout, given) | {"sizes": _sizes(temporary, SYNTHETIC_FILE)}
                 atomic_write(temporary / SYNTHETIC_FILE, json.dumps(stated, indent=1) + "\n")
                 _put(temporary, root)
             finally:
@@ -68,27 +69,39 @@ def make(card: Card, root: Path | str) -> Path:
     return root
 
 
-def _refuse_other(root: Path, synthetic_file: str) -> None:
-    """EvarError unless `root` is free (absent or an empty folder) or a mini."""
-    if not os.path.lexists(root) or (root / synthetic_file).is_file():
+def _refuse_other(root: Path, card: Card, synthetic_file: str) -> None:
+    """EvarError unless `root` is free (absent or an empty folder) or a mini of this card with no other files in it."""
+    if not os.path.lexists(root) or (root.is_dir() and not any(root.iterdir())):
         return
-    if not root.is_dir() or any(root.iterdir()):
+    stated = _stated(root, synthetic_file)
+    if stated is None:
         raise EvarError(f"{root} is in the way and no mini (it has no {synthetic_file}); choose another folder")
+    if stated.get("card") != card.name:
+        raise EvarError(f"{root} is the mini of {stated.get('card')!r}, not of {card.name!r}; choose another folder")
+    strangers = sorted(set(_sizes(root, synthetic_file)) - set(stated.get("sizes", ())))
+    if strangers:
+        raise EvarError(f"{root} holds files beside its mini ({first_names(strangers)}); move them elsewhere")
+
+
+def _stated(root: Path, synthetic_file: str) -> dict[str, Any] | None:
+    """What a mini says of itself; None where there is none."""
+    try:
+        stated = json.loads((root / synthetic_file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stated if isinstance(stated, dict) else None
 
 
 def _is_intact(root: Path, synthetic_file: str, about: dict[str, Any]) -> bool:
-    try:
-        stated = json.loads((root / synthetic_file).read_text())
-        same = all(stated[key] == value for key, value in about.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return same and stated.get("content") == _content(root, synthetic_file)
+    stated = _stated(root, synthetic_file) or {}
+    same = all(stated.get(key) == value for key, value in about.items())
+    return same and stated.get("sizes") == _sizes(root, synthetic_file)
 
 
-def _content(root: Path, synthetic_file: str) -> dict[str, int]:
-    """Number and total size of the files, without the synthetic file itself."""
-    sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file() and path != root / synthetic_file]
-    return {"files": len(sizes), "bytes": sum(sizes)}
+def _sizes(root: Path, synthetic_file: str) -> dict[str, int]:
+    """Relative path -> bytes of every file, sorted, without the synthetic file itself."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path != root / synthetic_file]
+    return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
 
 
 def _counted(root: Path, layout: Any, card: Card) -> dict[str, Any]:

@@ -13,7 +13,10 @@ import numpy as np
 
 from evar.files import atomic_writer
 
-_TOP = 3500.0  # Hz: recipes stay below the Nyquist frequency of 8 kHz files, so that a class sounds the same at any rate
+_TOP = (
+    3500.0  # Hz: recipes stay below the Nyquist frequency of 8 kHz files, so that a class sounds the same at any rate
+)
+_COARSE = 32  # samples between two values of a formant's contour
 _LEAST = 16  # samples: the shortest sound made
 
 
@@ -75,7 +78,7 @@ def note(
 
     take_of = _generator(seed, "note", timbre, midi, "take", take)
     time = _time(seconds, sample_rate)
-    f0 = 440.0 * 2 ** ((midi - 69 + take_of.normal(0, 0.05 * noise)) / 12)
+    f0 = 440.0 * 2 ** ((midi - 69 + take_of.normal(0, 0.25 * noise)) / 12)
     pitch = f0 * (1 + vibrato * np.sin(2 * np.pi * (5 * time + take_of.random())))
     orders = np.arange(1, 21)
     levels = orders**-tilt * np.where(orders % 2 == 0, even, 1.0)
@@ -99,7 +102,7 @@ def speech(
     """A voice-like sound: `speaker` says `word` (in the manner `emotion`): float32 [round(seconds * sample_rate)] in [-1, 1].
 
     The speaker sets pitch, size of the vocal tract and roughness; the word a chain of formant targets and hisses; the
-    emotion pitch level and range, loudness contour, tempo and brightness. So each of the three can be learnt.
+    emotion pitch level and range, tempo, brightness, tremor and breath. So each of the three can be learnt.
     """
     voice = _generator(seed, "speaker", speaker)
     base, tract = np.exp(voice.uniform(np.log(85), np.log(250))), voice.uniform(0.82, 1.22)
@@ -109,12 +112,7 @@ def speech(
     formants = np.stack([lexicon.uniform(low, high, n_sounds) for low, high in ((280, 850), (900, 2200), (2300, 3200))])
     hiss = np.where(lexicon.random(n_sounds) < 0.35, lexicon.uniform(0.4, 1.0, n_sounds), 0.0)
     hiss_centre = lexicon.uniform(1500, _TOP, n_sounds)
-    mood = _generator(seed, "emotion", -1 if emotion is None else emotion)
-    raised, swing, tempo, brightness, tremor = (
-        (1.0, 0.08, 1.0, 0.0, 0.0)
-        if emotion is None
-        else (np.exp(mood.uniform(-0.3, 0.5)), mood.uniform(0.02, 0.35), *mood.uniform((0.7, -0.6, 0), (1.4, 0.6, 0.5)))
-    )
+    raised, swing, tempo, brightness, tremor, tremor_rate, whisper = _manner(seed, emotion)
 
     take_of = _generator(seed, "speech", speaker, word, -1 if emotion is None else emotion, "take", take)
     time = _time(seconds, sample_rate)
@@ -128,18 +126,20 @@ def speech(
     steps = np.linspace(0, 1, n_sounds)
     tracks = [np.interp(where, steps, row * tract * np.exp(noise * take_of.normal(0, 0.05))) for row in formants]
     orders = np.arange(1, int(min(40, _TOP // base)) + 1)
-    frequency = orders[:, None] * pitch
+    coarse = slice(None, None, _COARSE)
+    frequency = orders[:, None] * pitch[coarse]
     levels = orders[:, None] ** -(tilt - brightness) * 0.05
     for track, loud, wide in zip(tracks, (1.0, 0.6, 0.35), (90.0, 130.0, 200.0), strict=True):
-        levels = levels + loud / (1 + ((frequency - track) / wide) ** 2)
+        levels = levels + loud / (1 + ((frequency - track[coarse]) / wide) ** 2)
+    levels = np.repeat(levels, _COARSE, axis=1)[:, : len(time)]
     voiced = 1 - np.interp(where, steps, hiss)
     sound = voiced * _unit(_harmonics(pitch, orders, levels, sample_rate, take_of))
     for centre, loud, step in zip(hiss_centre, hiss, steps, strict=True):
         if loud:
             near = np.exp(-0.5 * ((where - step) * n_sounds) ** 2)
             sound += loud * near * _unit(_band_noise(len(time), centre / 1.4, centre * 1.4, sample_rate, take_of))
-    sound += breath * _unit(_band_noise(len(time), 500, _TOP, sample_rate, take_of))
-    sound *= 1 - tremor * (0.5 + 0.5 * np.sin(2 * np.pi * 6 * time))
+    sound += (breath + whisper) * _unit(_band_noise(len(time), 500, _TOP, sample_rate, take_of))
+    sound *= 1 - tremor * (0.5 + 0.5 * np.sin(2 * np.pi * tremor_rate * time))
     sound *= np.clip(np.minimum(time - onset, onset + spoken - time) / 0.03, 0, 1)
     return _finish(sound, sample_rate, take_of, 0.5 * noise)
 
@@ -164,6 +164,16 @@ def write_wav(path: Path | str, x: np.ndarray, sample_rate: int, subtype: str = 
         soundfile.write(stream, x, sample_rate, subtype=subtype, format="WAV")
 
 
+def _manner(seed: int, emotion: int | None) -> tuple[float, ...]:
+    """Pitch factor, pitch swing, tempo, brightness, tremor depth and rate (Hz), breath of an emotion (None: plain)."""
+    if emotion is None:
+        return 1.0, 0.08, 1.0, 0.0, 0.0, 6.0, 0.0
+    mood = _generator(seed, "emotion", emotion)
+    raised = float(np.exp(mood.uniform(-0.4, 0.6)))
+    low, high = (0.02, 0.6, -0.9, 0.0, 4.0, 0.0), (0.45, 1.5, 0.9, 0.85, 16.0, 0.7)
+    return raised, *mood.uniform(low, high)
+
+
 def _generator(*key: object) -> np.random.Generator:
     """A generator seeded by a digest of `key`: the same on every machine and in every process."""
     text = "\x1f".join(map(str, key))
@@ -178,13 +188,15 @@ def _time(seconds: float, sample_rate: int) -> np.ndarray:
 def _harmonics(
     pitch: np.ndarray, orders: np.ndarray, levels: np.ndarray, sample_rate: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """A sum of partials `orders` x `pitch` ([N], Hz) with `levels` ([orders] or [orders, N]), none above the top."""
-    phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
+    """A sum of partials, evenly spaced `orders` x `pitch` ([N], Hz), with `levels` ([orders] or [orders, N])."""
     levels = levels if levels.ndim == 2 else levels[:, None]
     ceiling = min(_TOP * 1.1, 0.45 * sample_rate)
-    total = np.zeros(len(pitch))
+    turn = np.exp(2j * np.pi * np.cumsum(pitch) / sample_rate)
+    step = turn ** int(orders[1] - orders[0]) if len(orders) > 1 else turn
+    partial, total = turn ** int(orders[0]), np.zeros(len(pitch))
     for order, level, start in zip(orders, levels, generator.uniform(0, 2 * np.pi, len(orders)), strict=True):
-        total += np.where(order * pitch < ceiling, level, 0.0) * np.sin(order * phase + start)
+        total += np.where(order * pitch < ceiling, level, 0.0) * (partial * np.exp(1j * start)).imag
+        partial = partial * step
     return total
 
 

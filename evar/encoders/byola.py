@@ -180,7 +180,7 @@ class Byola(Encoder):
 
         Time is the image's height and channels come last in memory, so block features need no copy at the end, and
         the first convolution (one input channel, for which oneDNN has no fast kernel) is a product of matrices.
-        Measured on 2 cores: 1.1 ms for a second of audio (version 1), 3 times faster than batches of 8 by `features`.
+        Measured on 2 cores: the three blocks take 1.1 ms for a second of audio; `features` in batches of 8 takes 3.0 ms.
         """
         batch, n_frames = len(frames), log_mel.shape[2]
         kernels = [self._folded(i) for i in range(self.n_blocks)]

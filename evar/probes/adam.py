@@ -7,7 +7,7 @@ the same seed would give it; all problems share each product. A problem that has
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -56,12 +56,11 @@ def fit_folds(
 class _Network:
     """Weights of P networks: layers [(W [P, out, in], b [P, out])], the standardiser of each, and Adam's state."""
 
-    def __init__(self, features: Features, sizes: list[int], folds: list[Fold], generators: list[torch.Generator]) -> None:
-        known: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
-        for fold in folds:
-            known.setdefault(fold.fit.tobytes(), None)
-        known = {fold.fit.tobytes(): fold.fit for fold in folds}
-        moments = {key: features.standardizer(part) for key, part in known.items()}
+    def __init__(
+        self, features: Features, sizes: list[int], folds: list[Fold], generators: list[torch.Generator]
+    ) -> None:
+        distinct = {fold.fit.tobytes(): fold.fit for fold in folds}
+        moments = {key: features.standardizer(part) for key, part in distinct.items()}
         both = [moments[fold.fit.tobytes()] for fold in folds]
         self.mean, self.scale = (torch.stack(values).float()[:, None] for values in zip(*both, strict=True))
         drawn = [_initial(sizes, generator) for generator in generators]
@@ -92,12 +91,13 @@ class _Network:
             if layer:
                 error = (error @ layers[2 * layer]) * (inputs[layer] > 0)
         gradients[0].addcmul_(gradients[1][:, :, None], self.mean, value=-1).div_(self.scale)
-        lists = [[value[p] for value in state for p in stepping] for state in (self.parameters, gradients, self.first, self.second)]
-        steps = [self.steps[p] for p in stepping]
+        states = (self.parameters, gradients, self.first, self.second)
+        lists = [[value[p] for value in state for p in stepping] for state in states]
+        steps = [self.steps[p].clone() for _ in self.parameters for p in stepping]  # adam counts them up in place
         adam(
             *lists,
             [],
-            [step.clone() for _ in self.parameters for step in steps],
+            steps,
             fused=True,
             amsgrad=False,
             beta1=BETAS[0],
@@ -107,8 +107,7 @@ class _Network:
             eps=EPSILON,
             maximize=False,
         )
-        for step in steps:
-            step += 1
+        self.steps[stepping] += 1
 
 
 def _initial(sizes: list[int], generator: torch.Generator) -> list[torch.Tensor]:
@@ -150,7 +149,9 @@ def _train(
     kept: list[list[torch.Tensor]] = [[] for _ in folds]
     for epoch in range(1, protocol.max_epochs + 1):
         fits = [folds[i].fit for i in active]
-        orders = [fit[torch.randperm(len(fit), generator=generators[i]).numpy()] for i, fit in zip(active, fits, strict=True)]
+        orders = [
+            fit[torch.randperm(len(fit), generator=generators[i]).numpy()] for i, fit in zip(active, fits, strict=True)
+        ]
         batch = min(protocol.batch_size, max(len(fit) for fit in fits))
         for start in range(0, max(len(order) for order in orders), batch):
             clips, weight = _batch(orders, start, batch)
@@ -207,7 +208,9 @@ def _residual(truth: torch.Tensor, weight: torch.Tensor) -> Callable[[torch.Tens
     return of
 
 
-def _scores(features: Features, folded: list[torch.Tensor], parts: list[np.ndarray], multi_hot: bool):  # noqa: ANN202
+def _scores(
+    features: Features, folded: list[torch.Tensor], parts: list[np.ndarray], multi_hot: bool
+) -> Iterator[np.ndarray]:
     """Probabilities float32 [n, C] of each problem's part; problems with the same part share one product."""
     sharing: dict[bytes, list[int]] = {}
     for p, part in enumerate(parts):

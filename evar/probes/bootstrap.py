@@ -42,7 +42,12 @@ def interval(
 
 
 def _accuracies(
-    truth: np.ndarray, score: np.ndarray, member: np.ndarray, n_groups: int, n_resamples: int, random: np.random.Generator
+    truth: np.ndarray,
+    score: np.ndarray,
+    member: np.ndarray,
+    n_groups: int,
+    n_resamples: int,
+    random: np.random.Generator,
 ) -> np.ndarray:
     """Accuracy of every resample, float64 [n_resamples]."""
     right = (score.argmax(2) == truth).mean(0)

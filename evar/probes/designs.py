@@ -161,5 +161,6 @@ def _runs(fold: torch.Tensor) -> list[tuple[int, slice]]:
     values, counts = torch.unique_consecutive(fold, return_counts=True)
     stops = counts.cumsum(0).tolist()
     return [
-        (value, slice(stop - count, stop)) for value, stop, count in zip(values.tolist(), stops, counts.tolist(), strict=True)
+        (value, slice(stop - count, stop))
+        for value, stop, count in zip(values.tolist(), stops, counts.tolist(), strict=True)
     ]

@@ -122,7 +122,8 @@ def evaluate(
     runs = [_run(one, outcome, targets, metric) for one, outcome in zip(folds, outcomes, strict=True)]
     unsettled = sum(not run.converged for run in runs)
     if unsettled:
-        warnings.append(f"{unsettled} of {len(runs)} fits did not converge in {protocol.max_iterations} iterations")
+        limit = f"{protocol.max_iterations} iterations" if protocol.deterministic else f"{protocol.max_epochs} epochs"
+        warnings.append(f"{unsettled} of {len(runs)} fits were still improving at the limit of {limit}")
     return _summary(runs, len(plans), targets, group, metric, warnings)
 
 
@@ -224,7 +225,13 @@ def _checked_targets(
     targets = np.asarray(targets)
     if len(X.shape) != 2:
         raise EvarError(f"embeddings must be [clips, dimensions], found shape {tuple(X.shape)}")
-    for name, values in (("targets", targets), ("split", split), ("fold", fold), ("group", group), ("clip_ids", clip_ids)):
+    for name, values in (
+        ("targets", targets),
+        ("split", split),
+        ("fold", fold),
+        ("group", group),
+        ("clip_ids", clip_ids),
+    ):
         if values is not None and len(values) != X.shape[0]:
             raise EvarError(f"{name} has {len(values)} entries for {X.shape[0]} embeddings")
     if metric not in ("accuracy", "mAP"):
@@ -255,5 +262,7 @@ def _class_warnings(folds: list[Fold], targets: np.ndarray, classes: Sequence[st
         unseen = np.flatnonzero(tested & ~trained)
         if len(unseen):
             names = ", ".join(str(classes[i]) for i in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
-            found.append(f"{where}: {len(unseen)} tested class(es) without a training clip are scored as errors: {names}")
+            found.append(
+                f"{where}: {len(unseen)} tested class(es) without a training clip are scored as errors: {names}"
+            )
     return found

@@ -33,9 +33,7 @@ def fit_folds(
     for done, fold in enumerate(folds, 1):
         counts = sorted(protocol.neighbours)
         near = neighbours(features, fold.fit, fold.valid, min(counts[-1], len(fold.fit)))
-        values = [
-            metrics.score(metric, targets[fold.valid], vote(targets, near[:, :k], n_classes)) for k in counts
-        ]
+        values = [metrics.score(metric, targets[fold.valid], vote(targets, near[:, :k], n_classes)) for k in counts]
         k = counts[int(np.argmax(values))]
         near = neighbours(features, fold.train, fold.test, min(k, len(fold.train)))
         outcomes.append(Outcome(f"k={k}", True, vote(targets, near, n_classes)))

@@ -29,7 +29,9 @@ class Design(Interface):
     def logits(self, W: torch.Tensor, fold: torch.Tensor) -> torch.Tensor:
         """[P, K, d] -> [P, K, n]; problem p uses the rows of fold[p] (ascending)."""
 
-    def gradient(self, residual: Callable[[slice], torch.Tensor], fold: torch.Tensor, K: int, block: int) -> torch.Tensor:
+    def gradient(
+        self, residual: Callable[[slice], torch.Tensor], fold: torch.Tensor, K: int, block: int
+    ) -> torch.Tensor:
         """Sum over rows: residual(slice) [P, K, rows] times the rows -> [P, K, d]."""
 
     def spectrum(self, fold: torch.Tensor) -> torch.Tensor:

@@ -87,7 +87,9 @@ class _Task:
         self.protocol, self.features, self.report = protocol, features, report
         self.n_classes, self.targets = n_classes, targets
         self.independent = targets.ndim == 2 or n_classes == 2  # one logit per label, no softmax
-        self.labels = (targets if targets.ndim == 2 else targets[:, None]).astype(np.float32) if self.independent else None
+        self.labels = (
+            (targets if targets.ndim == 2 else targets[:, None]).astype(np.float32) if self.independent else None
+        )
         self.width = self.labels.shape[1] if self.independent else n_classes
 
     def fit(
@@ -120,7 +122,11 @@ class _Task:
         return coefficients, converged
 
     def _solve(
-        self, design: Stacked | Streamed, parts: list[np.ndarray], strengths: list[list[float]], start: torch.Tensor | None
+        self,
+        design: Stacked | Streamed,
+        parts: list[np.ndarray],
+        strengths: list[list[float]],
+        start: torch.Tensor | None,
     ) -> tuple[torch.Tensor, np.ndarray]:
         device, F, S = self.features.device, len(parts), len(strengths[0])
         member, order = _members(design, parts)

@@ -106,7 +106,9 @@ def _read(path: Path) -> Protocol:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EvarError(f"{path} is not YAML: {error}") from None
     if not isinstance(given, dict) or "base" not in given:
-        raise EvarError(f"{path}: expected a mapping with 'base:' (one of {', '.join(_SHIPPED)}) and the keys that differ")
+        raise EvarError(
+            f"{path}: expected a mapping with 'base:' (one of {', '.join(_SHIPPED)}) and the keys that differ"
+        )
     base = get_protocol(str(given.pop("base")))
     kinds = {field.name: getattr(base, field.name) for field in fields(Protocol)}
     values = {"name": path.stem, "version": 1}

@@ -127,7 +127,10 @@ def set_aside(
     wanted = max(1, round(fraction * len(indices)))
     for names, warning in (
         (group, None),
-        (clip_ids, "no group can be set aside for validation: single clips are, so groups straddle training and validation"),
+        (
+            clip_ids,
+            "no group can be set aside for validation: single clips are, so groups straddle training and validation",
+        ),
     ):
         taken = _take(indices, targets, np.asarray(names)[indices], wanted, salt)
         if len(taken):

@@ -23,7 +23,11 @@ def run_in():
 
     def call(folder, *arguments):
         done = subprocess.run(
-            [sys.executable, "-m", "evar", *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=240
+            [sys.executable, "-m", "evar", *map(str, arguments)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         return done

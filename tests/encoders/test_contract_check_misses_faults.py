@@ -48,11 +48,15 @@ class LogOfSilence(Energy):
 
 
 class WrongHop(Energy):
-    hop_ms = {"energy": 12.5}
+    def __init__(self):
+        super().__init__()
+        self.hop_ms = {"energy": 12.5}
 
 
 class WrongDim(Energy):
-    layers = {"energy": 3}
+    def __init__(self):
+        super().__init__()
+        self.layers = {"energy": 3}
 
 
 class Counts(Energy):

@@ -118,7 +118,7 @@ def test_an_edited_own_class_does_not_meet_its_old_embeddings(own_module):
 
 def test_own_class_that_cannot_be_imported_is_one_line(own_module):
     (own_module / "my_encoders.py").write_text("def broken(:\n")
-    with pytest.raises(EvarError, match="cannot import my_encoders .*SyntaxError"):
+    with pytest.raises(EvarError, match=r"cannot import my_encoders .*SyntaxError"):
         load_encoder("py:my_encoders:Mine")
 
 
@@ -151,9 +151,9 @@ def test_an_undeclared_class_is_one_line():
 
 
 def test_a_missing_extra_names_its_install_line():
-    from evar.encoders.registry import _extra, list_encoders
-
     import dataclasses
+
+    from evar.encoders.registry import _extra, list_encoders
 
     entry = dataclasses.replace(list_encoders()["logmel"], name="trill", extra="tfhub")
     with pytest.raises(EvarError, match=r"pip install 'evar\[tfhub\]'"), _extra(entry):

@@ -45,7 +45,7 @@ def way(request, monkeypatch):
 def test_byola_on_real_lengths(name, way, shared_data):
     encoder = normalized(name)
     clips, batch, lengths = real_clips(shared_data)
-    layers = list(encoder.layers) + ["block1+fc"]
+    layers = [*encoder.layers, "block1+fc"]
     together = encoder.encode_all(batch, lengths, layers, ["mean+max", "mean_std"])
     for row, clip in enumerate(clips):
         for pair, alone in encoder.encode_all(clip, None, layers, ["mean+max", "mean_std"]).items():

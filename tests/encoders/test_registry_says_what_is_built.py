@@ -48,7 +48,8 @@ def test_the_bundled_checkpoint_never_falls_back_to_random():
 
 def test_listing_imports_no_torch():
     code = (
-        "import sys; from evar.encoders.registry import list_encoders, parse; e = list_encoders(); parse('a=byola-v2@f');"
+        "import sys; from evar.encoders.registry import list_encoders, parse;"
+        "e = list_encoders(); parse('a=byola-v2@f');"
         "assert {'byola', 'byola-v1-512', 'byola-v2', 'logmel', 'mfcc'} <= set(e);"
         "assert list(e) == sorted(e); print(*(m for m in ('torch', 'numpy', 'pandas', 'sklearn') if m in sys.modules))"
     )

@@ -31,7 +31,8 @@ _MINI_SENTENCES = ("DFA", "IOM", "ITS")
 def read(root: Path, card: Card) -> DataFrame:
     """The 7,442 official names less the card's `leave_out`; the part comes from the actor, who is the group.
 
-    The card's `split_file` has the columns split, actors (separated by spaces). The official names follow a rule; where `SentenceFilenames.csv` lies beside `AudioWAV`, it says the names.
+    The card's `split_file` has the columns split, actors (separated by spaces). The official names follow a rule;
+    where `SentenceFilenames.csv` lies beside `AudioWAV`, it says which there are.
     """
     import pandas as pd
 

@@ -50,5 +50,5 @@ def write_mini(root: Path, card: Card) -> None:
     for digit in range(10):
         for number, speaker in enumerate(_SPEAKERS):
             for index in range(_MINI_INDICES):
-                sound = synth.speech(number, digit, index, 0.35 + 0.02 * (index % 5), 8000, noise=0.8)
+                sound = synth.speech(number, digit, index, 0.35 + 0.02 * (index % 5), 8000, noise=1.3)
                 synth.write_wav(root / "recordings" / f"{digit}_{speaker}_{index}.wav", sound, 8000)

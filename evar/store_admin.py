@@ -1,0 +1,141 @@
+"""Looking after stored embeddings: what is there, whether it is whole, removing what is not wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from evar.errors import EvarError
+from evar.files import lock, make_folder, sha256_file, writing
+from evar.store_format import JOURNAL, committed, read_meta, set_folders
+
+
+def list_sets(root: Path) -> list[dict]:
+    """One row per set, as `Store.list_sets` says. A set without a readable meta.json has empty fields and a `problem`."""
+    rows = []
+    for folder in set_folders(root):
+        row = {
+            "encoder": folder.parts[-3],
+            "task": folder.parts[-2],
+            "clips": 0,
+            "matrices": [],
+            "bytes": _bytes(folder),
+            "complete": False,
+            "created": "",
+            "key": folder.name,
+            "path": str(folder),
+            "problem": "",
+        }
+        try:
+            meta = read_meta(folder)
+        except EvarError as error:
+            row["problem"] = str(error)
+        else:
+            if meta is None:
+                row["problem"] = f"{folder} has no meta.json"
+            else:
+                row |= {"encoder": meta.label, "task": meta.task, "clips": meta.n_clips}
+                row |= {"complete": meta.complete, "created": meta.created}
+                row["matrices"] = [(matrix.layer, matrix.pooling, matrix.dim) for matrix in meta.matrices]
+        rows.append(row)
+    return rows
+
+
+def verify(root: Path) -> list[str]:
+    """One line per problem, as `Store.verify` says."""
+    problems = []
+    for folder in set_folders(root):
+        mend = f"remove it with 'evar store prune --key {folder.name}' and run again"
+        try:
+            meta = read_meta(folder)
+        except EvarError as error:
+            problems.append(str(error))
+            continue
+        if meta is None:
+            problems.append(f"{folder}: meta.json is missing: {mend}")
+        elif not meta.complete:
+            written = len(committed(folder, meta)[0])
+            problems.append(
+                f"{folder}: incomplete, {written} of {meta.n_clips} clips: run the same command again, it continues"
+            )
+        else:
+            for name in meta.lasting_files():
+                path = folder / name
+                if not path.exists():
+                    problems.append(f"{path}: missing: {mend}")
+                elif sha256_file(path) != meta.sha256.get(name):
+                    problems.append(f"{path}: altered or truncated since it was written: {mend}")
+    return problems
+
+
+def prune(
+    root: Path,
+    predicate: Callable[[dict], bool] | None,
+    key: str | None,
+    older_days: float | None,
+    incomplete: bool,
+    dry_run: bool,
+) -> int:
+    """Remove sets, as `Store.prune` says; returns the bytes freed."""
+    if predicate is None and key is None and older_days is None and not incomplete:
+        raise EvarError("nothing to prune was named: give a key, an age or 'incomplete'")
+    now, freed, matches = datetime.datetime.now(datetime.timezone.utc), 0, 0
+    for row in list_sets(root):
+        fits = (
+            (predicate is None or predicate(row))
+            and (key is None or key in (row["key"], row["key"].partition("-")[0]))
+            and (older_days is None or _age_days(row, now) >= older_days)
+            and not (incomplete and row["complete"])
+        )
+        matches += fits
+        if fits and _remove(root, Path(row["path"]), dry_run):
+            freed += row["bytes"]
+    if key is not None and not matches:
+        raise EvarError(f"no set with key {key!r} in {root}: 'evar store list' shows the keys")
+    trash = root / ".trash"
+    if trash.is_dir() and not dry_run:
+        with writing(trash):
+            shutil.rmtree(trash)
+    return freed
+
+
+def _remove(root: Path, folder: Path, dry_run: bool) -> bool:
+    """Remove a set unless a writer holds it: out of sight in one step, so that a kill leaves no half of it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(root / ".locks" / f"{folder.name.partition('-')[0]}.lock", timeout=0))
+        except EvarError:
+            if dry_run or (root / ".locks").is_dir() and os.access(root / ".locks", os.W_OK):
+                return False
+            raise
+        if not dry_run:
+            away = make_folder(root / ".trash") / f"{folder.name}.{os.urandom(4).hex()}"
+            with writing(folder):
+                folder.rename(away)
+                for parent in (folder.parent, folder.parent.parent):
+                    with contextlib.suppress(OSError):
+                        parent.rmdir()  # only when it is empty
+    return True
+
+
+def _age_days(row: dict, now: datetime.datetime) -> float:
+    if row["created"]:
+        written = datetime.datetime.fromisoformat(row["created"])
+    else:
+        written = datetime.datetime.fromtimestamp(Path(row["path"]).stat().st_mtime, datetime.timezone.utc)
+    return (now - written).total_seconds() / 86400
+
+
+def _bytes(folder: Path) -> int:
+    """What the set takes on the disk; an unfinished set's files are sparse."""
+    total = 0
+    sparse = (folder / JOURNAL).exists()
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            total += min(status.st_size, status.st_blocks * 512) if sparse else status.st_size
+    return total

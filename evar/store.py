@@ -194,7 +194,7 @@ class Writer:
         for name, block in parts.items():
             self._put(name, block, self._frames * block.shape[1] * FLOAT.itemsize)
         parts[OFFSETS], parts[TIMES] = ends, np.concatenate([np.empty(0, FLOAT), *times])
-        self._put(OFFSETS, ends, (len(self._rows) + 1) * INT.itemsize)
+        self._put(OFFSETS, ends, (self._n_rows + 1) * INT.itemsize)
         self._put(TIMES, parts[TIMES], self._frames * FLOAT.itemsize)
         self._commit(indices, self._frames + n_frames, parts)
 
@@ -226,9 +226,9 @@ class Writer:
         rows, self._frames, self._journal_end = (
             committed(self.folder, meta) if (self.folder / META).exists() else ([], 0, 0)
         )
-        self._rows = np.asarray(rows, INT)
+        self._n_rows = len(rows)
         self._done = np.zeros(meta.n_clips, bool)
-        self._done[self._rows] = True
+        self._done[np.asarray(rows, INT)] = True
         if not meta.ragged:
             size = FLOAT.itemsize * sum(matrix.dim for matrix in meta.matrices)
             require_space(self.folder, size * int((~self._done).sum()), "embeddings")
@@ -241,13 +241,13 @@ class Writer:
                 self._files[name] = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
                 stack.callback(os.close, self._files[name])
                 os.ftruncate(self._files[name], size)
-        if meta.ragged and len(self._rows) == 0:
+        if meta.ragged and self._n_rows == 0:
             self._put(OFFSETS, np.zeros(1, INT), 0)
         self._synced = time.monotonic()
 
     def _sizes(self) -> dict[str, int]:
         """The length in bytes that each file has when exactly the committed rows are in it."""
-        meta, rows = self.meta, len(self._rows)
+        meta, rows = self.meta, self._n_rows
         height = self._frames if meta.ragged else meta.n_clips  # fixed-size rows have their place from the start
         sizes = {f"{i}.f32": height * matrix.dim * FLOAT.itemsize for i, matrix in enumerate(meta.matrices)}
         sizes |= {ROWS: rows * INT.itemsize, JOURNAL: self._journal_end}
@@ -276,12 +276,12 @@ class Writer:
         if len(indices) == 0:
             return
         parts = parts | {ROWS: indices.astype(INT)}
-        self._put(ROWS, parts[ROWS], len(self._rows) * INT.itemsize)
-        total = len(self._rows) + len(indices)
-        line = journal_line(total, frames, [checksum(parts[name]) for name in self.meta.files()])
+        self._put(ROWS, parts[ROWS], self._n_rows * INT.itemsize)
+        n_rows = self._n_rows + len(indices)
+        line = journal_line(n_rows, frames, [checksum(parts[name]) for name in self.meta.files()])
         self._put(JOURNAL, line, self._journal_end)
         self._journal_end += len(line)
-        self._rows, self._frames = np.concatenate([self._rows, indices]), frames
+        self._n_rows, self._frames = n_rows, frames
         self._done[indices] = True
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self._sync()

@@ -190,21 +190,22 @@ def committed(folder: Path, meta: Meta) -> tuple[np.ndarray, int, int]:
     except FileNotFoundError:
         return np.empty(0, INT), 0, 0
     batches = _Batches(folder, meta)
-    clips = np.empty(0, INT)
-    frames = length = 0
+    parts = [np.empty(0, INT)]
+    n_rows = frames = length = 0
     seen = np.zeros(meta.n_clips, bool)
     for line in journal.splitlines(keepends=True):
         parsed = _parse(line, len(meta.files()))
-        if parsed is None or parsed[0] < len(clips) or parsed[1] < frames:
+        if parsed is None or parsed[0] < n_rows or parsed[1] < frames:
             break
         rows_end, frames_end, checksums = parsed
-        added = batches.rows(len(clips), rows_end)
+        added = batches.rows(n_rows, rows_end)
         fits = added is not None and ((added >= 0) & (added < meta.n_clips)).all() and not seen[added].any()
-        if not fits or batches.checksums(added, len(clips), frames, frames_end) != checksums:
+        if not fits or batches.checksums(added, n_rows, frames, frames_end) != checksums:
             break
         seen[added] = True
-        clips, frames, length = np.concatenate([clips, added]), frames_end, length + len(line)
-    return clips, frames, length
+        parts.append(added)
+        n_rows, frames, length = rows_end, frames_end, length + len(line)
+    return np.concatenate(parts), frames, length
 
 
 def _parse(line: bytes, n_files: int) -> tuple[int, int, list[int]] | None:

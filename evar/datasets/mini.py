@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.datasets import layouts
-from evar.datasets.tables import first_names
+from evar.datasets.tables import SYNTHETIC_FILE, first_names
 from evar.errors import EvarError
 from evar.files import atomic_write, lock, make_folder, require_space, writing
 
@@ -36,7 +36,6 @@ def make(card: Card, root: Path | str) -> Path:
     Raises EvarError when `root` holds something else than this mini (it is left as it is), or cannot be written.
     """
     import evar
-    from evar.datasets.task import SYNTHETIC_FILE
 
     root = Path(root)
     layout = layouts.load(card)
@@ -50,7 +49,7 @@ def make(card: Card, root: Path | str) -> Path:
     }
     make_folder(root.parent)
     with lock(root.with_name(f".{root.name}.lock")):
-        _refuse_other(root, card, SYNTHETIC_FILE)
+        _refuse_other(root, card)
         if _is_intact(root, SYNTHETIC_FILE, about):
             return root
         require_space(root.parent, _NEEDED, f"the mini of {card.name}")
@@ -61,7 +60,7 @@ def make(card: Card, root: Path | str) -> Path:
             try:
                 atomic_write(temporary / SYNTHETIC_FILE, json.dumps(about))
                 layout.write_mini(temporary, given)
-                stated = about | _counted(temporary, layout, given) | {"sizes": _sizes(temporary, SYNTHETIC_FILE)}
+                stated = about | _counted(temporary, layout, given) | {"sizes": _sizes(temporary)}
                 atomic_write(temporary / SYNTHETIC_FILE, json.dumps(stated, indent=1) + "\n")
                 _put(temporary, root)
             finally:
@@ -69,38 +68,38 @@ def make(card: Card, root: Path | str) -> Path:
     return root
 
 
-def _refuse_other(root: Path, card: Card, synthetic_file: str) -> None:
+def _refuse_other(root: Path, card: Card) -> None:
     """EvarError unless `root` is free (absent or an empty folder) or a mini of this card with no other files in it."""
     if not os.path.lexists(root) or (root.is_dir() and not any(root.iterdir())):
         return
-    stated = _stated(root, synthetic_file)
+    stated = _stated(root)
     if stated is None:
-        raise EvarError(f"{root} is in the way and no mini (it has no {synthetic_file}); choose another folder")
+        raise EvarError(f"{root} is in the way and no mini (it has no {SYNTHETIC_FILE}); choose another folder")
     if stated.get("card") != card.name:
         raise EvarError(f"{root} is the mini of {stated.get('card')!r}, not of {card.name!r}; choose another folder")
-    strangers = sorted(set(_sizes(root, synthetic_file)) - set(stated.get("sizes", ())))
+    strangers = sorted(set(_sizes(root)) - set(stated.get("sizes", ())))
     if strangers:
         raise EvarError(f"{root} holds files beside its mini ({first_names(strangers)}); move them elsewhere")
 
 
-def _stated(root: Path, synthetic_file: str) -> dict[str, Any] | None:
+def _stated(root: Path) -> dict[str, Any] | None:
     """What a mini says of itself; None where there is none."""
     try:
-        stated = json.loads((root / synthetic_file).read_text(encoding="utf-8"))
+        stated = json.loads((root / SYNTHETIC_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return stated if isinstance(stated, dict) else None
 
 
-def _is_intact(root: Path, synthetic_file: str, about: dict[str, Any]) -> bool:
-    stated = _stated(root, synthetic_file) or {}
+def _is_intact(root: Path, about: dict[str, Any]) -> bool:
+    stated = _stated(root) or {}
     same = all(stated.get(key) == value for key, value in about.items())
-    return same and stated.get("sizes") == _sizes(root, synthetic_file)
+    return same and stated.get("sizes") == _sizes(root)
 
 
-def _sizes(root: Path, synthetic_file: str) -> dict[str, int]:
+def _sizes(root: Path) -> dict[str, int]:
     """Relative path -> bytes of every file, sorted, without the synthetic file itself."""
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path != root / synthetic_file]
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path != root / SYNTHETIC_FILE]
     return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
 
 

@@ -32,6 +32,7 @@ SMALL = 32 * 2**20  # bytes: an archive that expands to less is no bomb, whateve
 MAX_ENTRIES = 2_000_000
 MAX_HEADER = 2**20  # bytes of one tar extension header, which tarfile reads into memory
 BLOCK = 2**20
+TAR_BUFFER = 2**14  # tarfile copies what is left of it at every read
 UNSAFE_NAME = "has a name that is not safe (absolute, '..', drive, backslash, control character, too long)"
 
 Progress = Callable[[int, int], None]
@@ -222,7 +223,7 @@ def _declared_count(archive: Path) -> int:
 
 def _tar_entries(archive: Path, kind: str, progress: Callable[[int], None]) -> Iterator[_Entry]:
     with open(archive, "rb") as raw, gzip.open(raw) if kind == "tar.gz" else raw as plain:
-        opened = tarfile.open(fileobj=plain, mode="r|", bufsize=BLOCK, tarinfo=_StrictHeader)  # noqa: SIM115
+        opened = tarfile.open(fileobj=plain, mode="r|", bufsize=TAR_BUFFER, tarinfo=_StrictHeader)  # noqa: SIM115
         while (member := opened.next()) is not None:
             opened.members.clear()  # it would keep hundreds of thousands of headers in memory
             progress(raw.tell())

@@ -6,6 +6,7 @@ the same seed would give it; all problems share each product. A problem that has
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -38,7 +39,7 @@ def fit_folds(
     `fit` per epoch from the same generator. `converged` says that training stopped early, before the last epoch.
     """
     sizes = [features.d, protocol.hidden, n_classes] if protocol.probe == "mlp" else [features.d, n_classes]
-    weights = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    weights = sum(a * b for a, b in itertools.pairwise(sizes))
     at_once = max(1, WORKING_BYTES // (4 * (7 * weights + 2 * protocol.batch_size * features.d)))
     outcomes: list[Outcome] = []
     for start in range(0, len(folds), at_once):
@@ -113,7 +114,7 @@ class _Network:
 def _initial(sizes: list[int], generator: torch.Generator) -> list[torch.Tensor]:
     """nn.Linear's default initialisation of each layer, in its order of draws."""
     drawn = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         bound = 1 / math.sqrt(fan_in)
         for shape in ((fan_out, fan_in), (fan_out,)):
             drawn.append(torch.empty(shape).uniform_(-bound, bound, generator=generator))

@@ -17,6 +17,7 @@ import torch
 
 HISTORY = 10
 BLOCK = 1 << 22  # logits that the element-wise passes handle at a time, to bound temporaries
+LEAST_SPREAD = 1e-2  # of 1 / K: saturated logits must not scale the next direction without bounds
 STALLED = 20  # iterations without a smaller gradient after which a problem that is good enough stops
 SLOPE = 0.5  # a step is taken when the slope has fallen to this share: exact enough, mostly at the first trial
 
@@ -200,9 +201,10 @@ def _blocks(n: int, width: int) -> Iterator[slice]:
 
 
 def _gradient(design: Design, loss: Loss, state: _State) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradient [P, K, d], and the mean variance p (1 - p) of the predicted labels, float64 [P].
+    """The gradient [P, K, d], and twice the mean variance p (1 - p) of the predicted labels, float64 [P].
 
-    That variance times the spectrum is about the Hessian; it falls from 1 / K towards 0 as the fit gets sure of itself.
+    The variance times the spectrum is about the Hessian; it falls from 1 / K towards 0 as the fit gets sure of itself.
+    Twice, because a scaling that is too long costs more iterations than one that is too short.
     """
     P, K, _ = state.W.shape
     spread = torch.zeros(P, dtype=torch.float64, device=state.W.device)
@@ -220,7 +222,7 @@ def _gradient(design: Design, loss: Loss, state: _State) -> tuple[torch.Tensor, 
         return p
 
     G = design.gradient(residual, state.fold, K, max(1, BLOCK // (P * K)))
-    return G.addcmul_(state.penalty, state.W), float(__import__('os').environ.get('FAC','1'))*spread
+    return G.addcmul_(state.penalty, state.W), (2 * spread).clamp_min(LEAST_SPREAD / K)
 
 
 def _step_length(loss: Loss, state: _State, D: torch.Tensor, ZD: torch.Tensor) -> torch.Tensor:

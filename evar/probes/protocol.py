@@ -131,7 +131,7 @@ def _checked(where: str, key: str, value: Any, like: Any) -> Any:
         if not kept:
             raise EvarError(f"{where}: expected at least one number, found an empty list")
         return kept
-    if isinstance(like, bool) or isinstance(like, str):
+    if isinstance(like, (bool, str)):
         if not isinstance(value, type(like)):
             raise EvarError(f"{where}: expected {type(like).__name__}, found {value!r}")
         return value
@@ -141,7 +141,7 @@ def _checked(where: str, key: str, value: Any, like: Any) -> Any:
         number = None
     if number is None or isinstance(value, bool) or (isinstance(like, int) and number != value):
         raise EvarError(f"{where}: expected a number ({type(like).__name__}), found {value!r}")
-    if key != "" and number <= 0 or number < 0:
+    if (not number > 0 and key != "weight_decay") or not 0 <= number < float("inf"):
         raise EvarError(f"{where}: expected a positive number, found {value!r}")
     if key == "valid_fraction" and number >= 1:
         raise EvarError(f"{where}: expected a fraction below 1, found {value!r}")

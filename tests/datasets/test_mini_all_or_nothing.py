@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,17 @@ from evar.errors import EvarError
 @pytest.fixture
 def card():
     return find_card("nsynth")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return mini.make(find_card("nsynth"), tmp_path_factory.mktemp("template") / "m")
+
+
+@pytest.fixture
+def made(template, tmp_path):
+    """A finished mini of nsynth."""
+    return shutil.copytree(template, tmp_path / "m")
 
 
 def times(root):
@@ -41,8 +53,8 @@ def test_killed_while_making(tmp_path, card):
     assert sorted(path.name for path in tmp_path.iterdir()) in (["m"], [".m.lock", "m"])
 
 
-def test_intact_one_is_kept_and_a_damaged_one_made_again(tmp_path, card):
-    root = mini.make(card, tmp_path / "m")
+def test_intact_one_is_kept_and_a_damaged_one_made_again(made, card):
+    root = made
     before = times(root)
     assert times(mini.make(card, root)) == before
     victim = next(root.rglob("*.wav"))
@@ -52,15 +64,15 @@ def test_intact_one_is_kept_and_a_damaged_one_made_again(tmp_path, card):
     assert victim.read_bytes() == content
 
 
-def test_one_of_another_version_is_made_again(tmp_path, card):
-    root = mini.make(card, tmp_path / "m")
+def test_one_of_another_version_is_made_again(made, card):
+    root = made
     file = root / "EVAR_SYNTHETIC.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"evar_version": "0.0.1"}))
     mini.make(card, root)
     assert json.loads(file.read_text())["evar_version"] != "0.0.1"
 
 
-def test_other_things_in_the_way_stay(tmp_path, card):
+def test_other_things_in_the_way_stay(tmp_path, made, card):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
@@ -71,7 +83,7 @@ def test_other_things_in_the_way_stay(tmp_path, card):
     assert (folder / "thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") == ["thesis.txt"]
 
-    root = mini.make(card, tmp_path / "m")
+    root = made
     with pytest.raises(EvarError, match=r"mini of 'nsynth', not of 'nsynth-pitch'"):
         mini.make(find_card("nsynth-pitch"), root)
     (root / "thesis.txt").write_text("years of work")

@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from probe_data import embeddings, folds, ids, parts
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from evar.probes import evaluate, get_protocol
-from probe_data import embeddings, folds, ids, parts
 
 
 def one_strength(C, **changes):

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from probe_data import embeddings, folds, ids, parts
 
 from evar.probes import evaluate, get_protocol
 from evar.probes.splits import plan_folds, set_aside
-from probe_data import embeddings, folds, ids, parts
 
 QUICK = {
     "fair": get_protocol("fair"),

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from probe_data import embeddings, folds, ids
 
 from evar.probes import evaluate, get_protocol
 from evar.probes.splits import plan_folds
-from probe_data import embeddings, folds, ids
 
 
 def plain_loop(protocol, X, targets, fold, n_classes):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from probe_data import embeddings, folds, ids, parts
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -16,7 +18,6 @@ from evar.probes import evaluate, get_protocol, list_protocols
 from evar.probes.bootstrap import _weighted_maps, interval
 from evar.probes.features import Features
 from evar.probes.knn import neighbours
-from probe_data import embeddings, folds, ids, parts
 
 
 @pytest.mark.parametrize("name", ["fair", "knn", "paper"])
@@ -55,9 +56,20 @@ def test_fewer_clips_than_classes():
 
 def test_ties_go_to_the_smaller_strength():
     X, targets = embeddings(100, 10, 2, signal=50)
-    found = evaluate("fair", X, targets, range(2), split=parts(100), clip_ids=ids(100))
+    protocol = dataclasses.replace(get_protocol("fair"), name="x", strengths=(10.0, 0.1, 1.0))
+    found = evaluate(protocol, X, targets, range(2), split=parts(100), clip_ids=ids(100))
     assert found.mean == 1.0
-    assert found.runs[0].setting == "C=1e-05"
+    assert found.runs[0].setting == "C=0.1"
+
+
+@pytest.mark.parametrize("n_classes", [2, 6])
+def test_separable_classes_under_a_weak_penalty_saturate_nothing(n_classes):
+    X, targets = embeddings(200, 300, n_classes, signal=5)
+    protocol = dataclasses.replace(get_protocol("fair"), name="x", strengths=(10.0, 1e3))
+    found = evaluate(protocol, X, targets, range(n_classes), split=parts(200), clip_ids=ids(200))
+    assert found.mean > 0.95
+    assert np.isfinite(found.runs[0].scores).all()
+    assert found.runs[0].converged
 
 
 @pytest.mark.parametrize(

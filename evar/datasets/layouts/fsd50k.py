@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.datasets.official import require_rows
 from evar.datasets.tables import first_names, read_csv, read_text
 from evar.errors import EvarError
 
@@ -54,6 +55,11 @@ def read(root: Path, card: Card) -> DataFrame:
         clip_ids = f"FSD50K.{name}_audio/" + table["fname"]
         part = table["split"].map(_PARTS) if name == "dev" else "test"
         tables.append(pd.DataFrame({"clip_id": clip_ids, "path": clip_ids + ".wav", "labels": labels, "split": part}))
+        if name == "eval":
+            require_rows(len(table), card, root, path, "test")
+        else:
+            for key in _PARTS.values():
+                require_rows(int((part == key).sum()), card, root, path, key)
     return pd.concat(tables, ignore_index=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.datasets.tables import SYNTHETIC_FILE
 from evar.errors import EvarError, unknown
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _MINI_INDICES = 15
 def read(root: Path, card: Card) -> DataFrame:
     """Every digit by every speaker, `indices` times: the official names follow this rule and no list comes with them."""
     import pandas as pd
-
-    from evar.datasets.task import SYNTHETIC_FILE
 
     label, indices = card.options["label"], card.options["indices"]
     if label not in ("digit", "speaker"):

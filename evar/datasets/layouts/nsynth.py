@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evar.datasets.official import require_rows
 from evar.datasets.tables import first_names, read_text, relative
 from evar.errors import EvarError, unknown
 
@@ -38,7 +39,13 @@ def read(root: Path, card: Card) -> DataFrame:
     label = card.options["label"]
     if label not in ("family", "pitch"):
         raise EvarError(f"{card.path}: 'options': 'label': {unknown('value', label, ['family', 'pitch'])}")
-    rows = [row for part in _PARTS for row in _notes(root / f"nsynth-{part}" / "examples.json", part, label)]
+    rows = []
+    for part in _PARTS:
+        path = root / f"nsynth-{part}" / "examples.json"
+        notes = _notes(path, part, label)
+        if part == "train" or not card.options["only_classes_of_train"]:  # else the count is of what remains
+            require_rows(len(notes), card, root, path, part)
+        rows += notes
     clips = pd.DataFrame(rows, columns=["clip_id", "path", "label", "split", "group"])
     is_train = clips["split"] == "train"
     if card.options["unseen_instruments"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar.datasets.tables import SYNTHETIC_FILE, read_list, without_extension
+from evar.datasets.official import require_rows
+from evar.datasets.tables import read_list, without_extension
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from evar.datasets.card import Card
 
-OPTIONS = {"list_rows": None}  # lines of the official list, where another list must not pass for it
+OPTIONS: dict = {}
 MARKERS = ("iden_split.txt", "wav")
 _PARTS = {"1": "train", "2": "valid", "3": "test"}
 _MINI_SPEAKERS = 8
@@ -36,12 +37,7 @@ def read(root: Path, card: Card) -> DataFrame:
             raise EvarError(f"{path}: {line[:80]!r} is not `1|2|3 SPEAKER/VIDEO/UTTERANCE.wav`; restore the list")
         clip_id = "/".join(["wav", *places])
         rows.append((clip_id, f"{clip_id}.wav", places[0], _PARTS[part], f"{places[0]}/{places[1]}"))
-    wanted = card.options.get("list_rows")
-    if wanted and len(rows) != wanted and not (root / SYNTHETIC_FILE).exists():
-        raise EvarError(
-            f"{path}: {len(rows)} lines, but the official list of {card.name} has {wanted}, so this is other data or "
-            "another split: write a card with a name of its own for it ('base: vc1')"
-        )
+    require_rows(len(rows), card, root, path)
     return pd.DataFrame(rows, columns=["clip_id", "path", "label", "split", "group"])
 
 

@@ -1,0 +1,191 @@
+"""Rows come back in clip order, exactly, under any label; bad rows are refused; a damaged set is never served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import store_data as d
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evar.errors import EvarError
+from evar.store import Store
+
+WANTED = [("out", "mean+max")]
+
+
+def test_rows_come_back_in_clip_order(tmp_path):
+    made = d.fill(tmp_path)
+    found = Store(tmp_path).find(d.SETTINGS, [("out", "mean+max"), ("block2", "mean")])
+    everything = np.arange(d.N_CLIPS)
+    for layer, pooling, dim in d.MATRICES:
+        expected = d.rows(layer, everything, dim)
+        for embeddings in (made, found):
+            np.testing.assert_array_equal(embeddings.rows(layer, pooling), expected)
+        source = found.source(layer, pooling)
+        assert (source.shape, source.dtype, len(source)) == ((d.N_CLIPS, dim), np.float32, d.N_CLIPS)
+        some = np.array([299, 0, 17, 17])
+        np.testing.assert_array_equal(source[some], expected[some])
+        np.testing.assert_array_equal(found.rows(layer, pooling, some), expected[some])
+        np.testing.assert_array_equal(np.concatenate([block for _, block in source.chunks(64)]), expected)
+        assert [part.stop - part.start for part, _ in source.chunks(128)] == [128, 128, 44]
+        np.testing.assert_array_equal(np.asarray(source), expected)
+        subset = source.subset(some).subset(np.array([2, 0]))
+        np.testing.assert_array_equal(subset[:], expected[[17, 299]])
+        np.testing.assert_array_equal(next(iter(subset.chunks(5)))[1], expected[[17, 299]])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(40)), st.integers(1, 13))
+def test_any_order_and_batch_size(tmp_path_factory, order, batch):
+    root = tmp_path_factory.mktemp("store")
+    data = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    with Store(root).writer(d.SETTINGS, [("a", "mean", 3)], 40, "x", "y") as writer:
+        for start in range(0, 40, batch):
+            part = np.array(order[start : start + batch])
+            writer.write(part, {("a", "mean"): data[part]})
+        np.testing.assert_array_equal(writer.finish().rows("a", "mean"), data)
+
+
+def test_found_under_any_label_and_as_part_of_more(tmp_path):
+    d.fill(tmp_path)
+    store = Store(tmp_path)
+    with store.writer(d.SETTINGS, d.MATRICES[1:], d.N_CLIPS, "another label", "another/task") as writer:
+        assert len(writer.pending) == 0  # the larger set holds it
+        assert writer.finish().path == d.folder_of(tmp_path)
+    assert store.find(d.SETTINGS, WANTED) is not None
+    assert store.find(d.SETTINGS, [("block1", "mean")]) is None
+    for name in d.SETTINGS:
+        assert store.find({**d.SETTINGS, name: "else"}, WANTED) is None
+    assert Store(tmp_path / "nowhere").find(d.SETTINGS, WANTED) is None
+
+
+def test_an_interrupted_set_continues_under_another_label(tmp_path):
+    d.fill(tmp_path, stop_after=10)
+    with Store(tmp_path).writer(d.SETTINGS, d.MATRICES[::-1], d.N_CLIPS, "renamed", "us8k") as writer:
+        assert len(writer.pending) == d.N_CLIPS - 30
+    assert len(Store(tmp_path).list_sets()) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_refused(tmp_path, bad):
+    indices = np.array([7, 3, 200])
+    blocks = d.blocks(indices)
+    blocks["out", "mean+max"][1, 5] = bad
+    with Store(tmp_path).writer(d.SETTINGS, d.MATRICES, d.N_CLIPS, "x", "y") as writer:
+        with pytest.raises(EvarError, match="out/mean\\+max are not finite for 1 clips .*clip index 3"):
+            writer.write(indices, blocks)
+        assert len(writer.pending) == d.N_CLIPS
+        writer.write(indices, d.blocks(indices))
+
+
+def test_a_wrong_shape_is_said(tmp_path):
+    with Store(tmp_path).writer(d.SETTINGS, d.MATRICES, d.N_CLIPS, "x", "y") as writer:
+        blocks = d.blocks(np.arange(4))
+        blocks["out", "mean+max"] = blocks["out", "mean+max"][:, :5]
+        with pytest.raises(EvarError, match=r"expected shape \[4, 8\], found \[4, 5\]"):
+            writer.write(np.arange(4), blocks)
+
+
+def test_no_clip_is_written_twice(tmp_path):
+    with Store(tmp_path).writer(d.SETTINGS, d.MATRICES, d.N_CLIPS, "x", "y") as writer:
+        writer.write(np.arange(3), d.blocks(np.arange(3)))
+        for indices in ([2, 5], [9, 9], [-1, 4], [300]):
+            with pytest.raises(ValueError, match="clip"):
+                writer.write(np.array(indices), d.blocks(np.array(indices)))
+        with pytest.raises(ValueError, match="expected"):
+            writer.write(np.arange(5, 8), {("out", "mean+max"): d.rows("out", np.arange(5, 8), 8)})
+
+
+@pytest.mark.parametrize("position", [0, 1000, -1])
+@pytest.mark.parametrize("name", ["0.f32", "1.f32"])
+def test_a_flipped_byte_is_found(tmp_path, name, position):
+    d.fill(tmp_path)
+    path = d.folder_of(tmp_path) / name
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    (problem,) = Store(tmp_path).verify()
+    assert str(path) in problem
+    assert "altered" in problem
+
+
+def test_a_truncated_file_is_never_served(tmp_path):
+    d.fill(tmp_path)
+    path = d.folder_of(tmp_path) / "0.f32"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(EvarError, match="evar store prune --key"):
+        Store(tmp_path).find(d.SETTINGS, WANTED)
+    assert len(Store(tmp_path).verify()) == 1
+
+
+def damage(path, how):
+    content = json.loads(path.read_text())
+    if how == "format 2":
+        path.write_text(json.dumps(content | {"format": 2}))
+    elif how == "not JSON":
+        path.write_text(path.read_text()[:100])
+    elif how == "not text":
+        path.write_bytes(b"\xff\x00\xfe")
+    elif how == "a list":
+        path.write_text("[]")
+    elif how == "key missing":
+        path.write_text(json.dumps({k: v for k, v in content.items() if k != "matrices"}))
+    elif how == "other settings":
+        path.write_text(json.dumps(content | {"settings": {"encoder_fingerprint": "forged"}}))
+
+
+@pytest.mark.parametrize("how", ["format 2", "not JSON", "not text", "a list", "key missing", "other settings"])
+def test_a_damaged_meta_is_one_line_and_can_be_pruned(tmp_path, how):
+    d.fill(tmp_path)
+    folder = d.folder_of(tmp_path)
+    damage(folder / "meta.json", how)
+    store = Store(tmp_path)
+    with pytest.raises(EvarError) as error:
+        store.find(d.SETTINGS, WANTED)
+    assert f"{folder / 'meta.json'}" in str(error.value)
+    assert f"evar store prune --key {folder.name}" in str(error.value)
+    assert len(store.verify()) == 1
+    assert store.list_sets()[0]["problem"]
+    assert store.prune(key=folder.name) > 0
+    assert store.find(d.SETTINGS, WANTED) is None
+    d.fill(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["py:a.b:C", "../../etc", "..", "", "random:byola@0", "a/b\\c", "日本", "x" * 300])
+def test_no_label_leaves_the_store(tmp_path, label):
+    with Store(tmp_path / "in").writer(d.SETTINGS, [("a", "mean", 1)], 1, label, label) as writer:
+        writer.write(np.array([0]), {("a", "mean"): np.ones((1, 1))})
+        writer.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    (row,) = Store(tmp_path / "in").list_sets()
+    assert (row["encoder"], row["task"], row["complete"]) == (label, label, True)
+
+
+def test_reading_a_large_set_stays_on_the_disk(tmp_path):
+    """100 MB are read in chunks while anonymous memory grows by little more than a chunk (2 MB)."""
+    code = """
+import sys, numpy as np
+from evar.store import Store
+s = {"encoder_fingerprint": "e"}
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000
+with Store(sys.argv[1]).writer(s, [("a", "mean", 2500)], 10_000, "x", "y") as writer:
+    block = np.ones((200, 2500), np.float32)
+    for start in range(0, 10_000, 200):
+        writer.write(np.arange(start, start + 200)[::-1], {("a", "mean"): block})
+    source = writer.finish().source("a", "mean")
+before = anonymous()
+total = sum(float(block.sum()) for _, block in source.chunks(200))
+assert total == 25e6, total
+print(anonymous() - before)
+"""
+    with open("/proc/self/status") as status:
+        if "RssAnon" not in status.read():
+            pytest.skip("no RssAnon on this system")
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 20

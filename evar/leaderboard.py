@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-# What makes two rows of one task incomparable: they never compete for the mark of the best.
-_CLASS = ["task_fingerprint", "train_fraction", "shots", "limit", "partial", "duration", "metric"]
+# Rows that differ in one of these are never ranked together.
+RANKED_APART = [
+    "synthetic",
+    "partial",
+    "task",
+    "task_fingerprint",
+    "protocol",
+    "protocol_version",
+    "metric",
+    "limit",
+    "train_fraction",
+    "shots",
+    "duration",
+]
+_WIDTH = 132  # characters, before a table is continued below
 _VARIANTS = ["pooling", "layers", "norm", "weights", "task_version", "protocol_version", "seeds", "cell_id"]
 
 
@@ -26,7 +39,17 @@ def format_leaderboard(rows: pd.DataFrame) -> str:
         if synthetic:
             title += ", synthetic stand-ins: these numbers say nothing about the real tasks"
         sections.append(f"{title}\n{_matrix(part)}")
-    return "\n\n".join(sections)
+    return "\n\n".join([*sections, "percent ± half of the 95 % interval; *: the best of those that compare"])
+
+
+def rank(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the leaderboard with a column `rank` (1 is best, equal means share a rank, NaN has none), best first.
+
+    Only rows of the same task data, protocol, metric and training clips compete; synthetic, partial and limited rows among
+    themselves.
+    """
+    ranks = rows.groupby(RANKED_APART, dropna=False)["mean"].rank(ascending=False, method="min").astype("Int64")
+    return rows.assign(rank=ranks).sort_values([*RANKED_APART, "rank"], kind="stable")
 
 
 def _matrix(part: pd.DataFrame) -> str:
@@ -37,19 +60,38 @@ def _matrix(part: pd.DataFrame) -> str:
     cells: dict[tuple[str, str], str] = {}
     for index, row in part.iterrows():
         half = (row["ci95_high"] - row["ci95_low"]) / 2
-        text = f"{100 * row['mean']:.1f} ±{100 * half:.1f}" if half == half else f"{100 * row['mean']:.1f}"
+        text = f"{100 * row['mean']:.1f}" if row["mean"] == row["mean"] else "no score"
+        text += f" ±{100 * half:.1f}" if half == half else ""
         marks = _marks(row, notes)
         cells[row["line"], row["task"]] = text + marks + ("*" if index in best else " ")
     header = ["", *[f"{task} ({metric})" if metric != "accuracy" else task for task, metric in _metrics(part, tasks)]]
     lines = [[line, *[cells.get((line, task), "").rstrip() for task in tasks]] for line in dict.fromkeys(part["line"])]
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [header, *lines]
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    text += [f"{mark}: {note}" for mark, note in notes.items()]
-    return "\n".join(text)
+    if len(tasks) > 1 and part["metric"].nunique() == 1:
+        header.append("average")
+        means = part.set_index(["line", "task"])["mean"]
+        for line in lines:  # of complete lines only: an average over other tasks compares nothing
+            whole = all((line[0], task) in means for task in tasks)
+            average = 100 * means[line[0]].mean(skipna=False) if whole else float("nan")
+            line.append(f"{average:.1f}" if average == average else "")
+    text = _columns([header, *lines])
+    return "\n".join(text + [f"{mark}: {note}" for mark, note in notes.items()])
+
+
+def _columns(table: list[list[str]]) -> list[str]:
+    """Aligned lines under a ruled header; columns that do not fit beside the others follow below, under the same names."""
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    text: list[str] = []
+    start = 1
+    while start < len(widths):
+        stop = start + 1
+        while stop < len(widths) and sum(widths[start : stop + 1]) + 2 * (stop + 1 - start) + widths[0] <= _WIDTH:
+            stop += 1
+        chosen = [0, *range(start, stop)]
+        block = ["  ".join(line[i].ljust(widths[i]) for i in chosen).rstrip() for line in table]
+        block.insert(1, "  ".join("-" * widths[i] for i in chosen))
+        text += ["", *block] if text else block
+        start = stop
+    return text
 
 
 def _lines(part: pd.DataFrame) -> list[str]:
@@ -77,11 +119,10 @@ def _lines(part: pd.DataFrame) -> list[str]:
 
 
 def _best(part: pd.DataFrame) -> set:
-    best = set()
-    for _, group in part.groupby(["task", *_CLASS], dropna=False):
-        if len(group) > 1:
-            best |= set(group.index[group["mean"] == group["mean"].max()])
-    return best
+    """The index of every first of several."""
+    ranked = rank(part)
+    competing = ranked.groupby(RANKED_APART, dropna=False)["rank"].transform("count") > 1
+    return set(ranked.index[competing & (ranked["rank"] == 1).fillna(False).astype(bool)])
 
 
 def _marks(row: pd.Series, notes: dict[str, str]) -> str:

@@ -154,11 +154,169 @@ class Results:
         return self._known[1]
 
     def _rebuilt(self) -> tuple[tuple[int, int] | None, dict[str, list[str]]]:
-        with contextlib.ExitStack() as stack, contextlib.suppress(_CannotWrite):
-            with _only_reading():
-                stack.enter_context(self._locked())  # no writer is in the middle of a row then
-            with _only_reading():
-                return self._known
-        return _stamp(self.folder / RUNS), self._scan()
+        try:
+            with self._locked():
+                known = self._mended()
+                self._write_leaderboard(known)
+        except (
+            EvarError
+        ):  # a folder that may only be read, a full disk: the rows are there; if they are bad, they say so
+            known = self._scan()
+        return _stamp(self.folder / RUNS), known
+
+    def _mended(self) -> dict[str, list[str]]:
+        """Leaderboard rows by cell, after cutting off a torn end; the caller holds the lock."""
+        stamp = _stamp(self.folder / RUNS)
+        known = {} if stamp is None else self._fresh_leaderboard(stamp)
+        if known is None:
+            cut_torn_end(self.folder / RUNS)
+            known = self._scan()
+        return known
+
+    def _fresh_leaderboard(self, stamp: tuple[int, int]) -> dict[str, list[str]] | None:
+        """leaderboard.csv by cell, when it was made from this very runs.csv; then runs.csv is whole, too."""
+        path = self.folder / LEADERBOARD
+        made = _stamp(path)
+        if made is None or made[1] != stamp[1]:
+            return None
+        with contextlib.suppress(OSError, ValueError, csv.Error), open(path, encoding="utf-8", newline="") as stream:
+            header, *rows = csv.reader(stream, strict=True)
+            if header == LEADERBOARD_COLUMNS and all(len(row) == len(header) for row in rows):
+                return {row[AT["cell_id"]]: row for row in rows}
+        return None
+
+    def _scan(self) -> dict[str, list[str]]:
+        """Leaderboard rows by cell from runs.csv, one row at a time: a million rows need little memory."""
+        newest: dict[str, tuple[str, list[str]]] = {}  # cell -> when it was started, its leaderboard row
+        parts: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = {}  # recordings of which rows are missing yet
+        for row, *_ in read_rows(self.folder / RUNS):
+            cell, started = row[AT["cell_id"]], row[AT["started_at"]]
+            part = parts.setdefault((cell, started), {})
+            part[row[AT["fold"]], row[AT["seed"]]] = row
+            if len(part) >= n_expected(row):
+                rows = list(parts.pop((cell, started)).values())
+                if cell not in newest or newest[cell][0] <= started:
+                    newest[cell] = started, _summary(rows)
+        return {cell: row for cell, (_, row) in newest.items()}
+
+    def _outdate_leaderboard(self) -> None:
+        """Before runs.csv changes: whatever happens now, the leaderboard on the disk is not taken for fresh."""
+        path = self.folder / LEADERBOARD
+        if path.exists():
+            with writing(path):
+                os.utime(path, (0, 0))
+
+    def _write_leaderboard(self, known: dict[str, list[str]]) -> None:
+        path, stamp = self.folder / LEADERBOARD, _stamp(self.folder / RUNS)
+        atomic_write(path, csv_bytes([LEADERBOARD_COLUMNS, *sorted(known.values(), key=_sort_key)]))
+        with writing(path):
+            os.utime(path, ns=(stamp[1], stamp[1]))
+        self._known = stamp, known
 
 
+@dataclass(frozen=True)
+class Merged:
+    """What `merge` did: rows and cells that the target has now, how many rows came in, cells whose scores disagreed."""
+
+    into: Path
+    rows: int
+    cells: int
+    added: int
+    conflicts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.into}: {self.cells} cells, {self.rows} rows, {self.added} of them new"
+        if self.conflicts:
+            text += f"; measured twice with different scores (the newest ranks): {', '.join(self.conflicts)}"
+        return text
+
+
+def merge(folders: Iterable[str | Path], into: str | Path) -> Merged:
+    """Bring the rows and predictions of `folders` into `into`; rows of one cell, fold, seed and start are kept once.
+
+    Columns beyond the schema come along. Raises EvarError when a folder has no runs.csv, or one that cannot be read; then
+    nothing is changed.
+    """
+    target, sources = Results(into), []
+    for source in map(Results, folders):
+        path = source.folder / RUNS
+        if not path.exists():
+            raise EvarError(f"{source.folder} holds no {RUNS}: is it a results folder?")
+        sources.append((source, columns_of(path), [(row, fields) for row, _, fields in read_rows(path)]))
+    path = make_folder(target.folder) / RUNS
+    with target._locked():
+        cut_torn_end(path)
+        columns = columns_of(path) or RUN_COLUMNS
+        kept = [(row, dict(zip(columns, fields, strict=True))) for row, _, fields in read_rows(path)]
+        n_before, seen = len(kept), {_identity(row) for row, _ in kept}
+        rows = [row for row, _ in kept]
+        newest = _last_start(rows)
+        for source, names, theirs in sources:
+            rows += [row for row, _ in theirs]
+            for row, fields in theirs:
+                if _identity(row) not in seen:
+                    seen.add(_identity(row))
+                    kept.append((row, dict(zip(names, fields, strict=True))))
+            columns = [*columns, *(name for name in names if name not in columns)]
+            for cell, started in _last_start([row for row, _ in theirs]).items():
+                copy, own = source._predictions(cell), target._predictions(cell)
+                if copy.exists() and (not own.exists() or started > newest.get(cell, "")):
+                    with open(copy, "rb") as stream, atomic_writer(own) as written:
+                        shutil.copyfileobj(stream, written)
+                    newest[cell] = started
+        kept[n_before:] = sorted(kept[n_before:], key=lambda one: (one[0][AT["started_at"]], one[0][AT["cell_id"]]))
+        target._outdate_leaderboard()
+        whole = ([fields.get(column, "") for column in columns] for _, fields in kept)
+        with atomic_writer(path) as stream:
+            stream.write(csv_bytes([columns]))
+            stream.writelines(csv_bytes([row]) for row in whole)
+        known = target._scan()
+        target._write_leaderboard(known)
+    return Merged(target.folder, len(kept), len(known), len(kept) - n_before, _conflicts(rows))
+
+
+def _identity(row: list[str]) -> tuple[str, ...]:
+    return tuple(row[AT[column]] for column in ("cell_id", "fold", "seed", "started_at"))
+
+
+def _last_start(rows: list[list[str]]) -> dict[str, str]:
+    last: dict[str, str] = {}
+    for row in rows:
+        cell = row[AT["cell_id"]]
+        last[cell] = max(row[AT["started_at"]], last.get(cell, ""))
+    return last
+
+
+def _conflicts(rows: list[list[str]]) -> tuple[str, ...]:
+    """Cells of which one fold and seed has different scores (beyond 1e-6: other machines round otherwise)."""
+    scores: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        scores.setdefault(_identity(row)[:3], set()).add(f"{float(row[AT['score']] or 'nan'):.6f}")
+    return tuple(sorted({key[0] for key, found in scores.items() if len(found) > 1}))
+
+
+def _summary(rows: list[list[str]]) -> list[str]:
+    """The leaderboard row of one recording."""
+    rows = sorted(rows, key=lambda row: (as_int(row[AT["fold"]]), as_int(row[AT["seed"]])))
+    tested = {row[AT["fold"]]: max(as_int(row[AT["n_test"]]), 0) for row in rows}
+    summary = [rows[0][AT[column]] for column in LEADERBOARD_COLUMNS]
+    summary[LEADERBOARD_COLUMNS.index("n_test")] = str(sum(tested.values()))
+    return summary
+
+
+def _sort_key(row: list[str]) -> tuple[str, ...]:
+    return tuple(row[LEADERBOARD_COLUMNS.index(column)] for column in _SORT)
+
+
+def _arranged(rows: list[list[str]], columns: list[str]) -> list[list[str]]:
+    """Rows of the schema in the columns of a file that may have more, or in another order."""
+    return [[row[AT[column]] if column in AT else "" for column in columns] for row in rows]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """(bytes, modification time in ns), None when there is no such file."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size, status.st_mtime_ns

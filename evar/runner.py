@@ -36,7 +36,10 @@ class Reporter:
     """What a run tells while it works; this one is silent. The CLI draws bars instead."""
 
     def say(self, text: str) -> None:
-        """One line about what was done or decided."""
+        """One line about what was done."""
+
+    def detail(self, text: str) -> None:
+        """One line for those who want to know more (`-v`)."""
 
     def warn(self, text: str) -> None:
         """One line that the user should not miss."""
@@ -60,7 +63,7 @@ class Run:
     weights: dict[str, str]  # encoder label -> name of its weights file
     waves: dict[tuple, Waveforms] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
-    reused: int = 0
+    told: set[str] = field(default_factory=set)
 
     def waveforms(self, task: Task, sample_rate: int) -> Waveforms:
         """The task's waveforms at one rate; encoders of one rate share them."""
@@ -140,7 +143,8 @@ def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
     else:
         task = load_task(name, data=settings.data, tasks_dir=settings.tasks_dir, partial=settings.partial)
     if task.partial:
-        reporter.warn(f"{task.name}: {len(task.missing)} official clips are missing; its rows are marked partial")
+        whole = task.card.counts.get("clips", len(task.clips) + len(task.missing))
+        reporter.warn(f"{task.name}: {len(task.clips)} of {whole} official clips are here; its rows are marked partial")
     return task.limited(settings.limit) if settings.limit else task
 
 
@@ -210,7 +214,6 @@ def _measure(run: Run, cell: Cell) -> None:
     name = f"{cell.encoder.label} × {cell.task.name} ({cell.protocol.name})"
     if run.results.finished(cell.cell_id) is not None:
         run.finished.append(cell.cell_id)
-        run.reused += 1
         run.reporter.say(f"{name}: already measured, nothing to do")
         return
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
@@ -235,7 +238,9 @@ def _measure(run: Run, cell: Cell) -> None:
     begun = time.perf_counter()
     evaluation, kept = _probe(run, cell, embeddings, waves)
     for warning in evaluation.warnings:
-        run.reporter.warn(f"{name}: {warning}")
+        if f"{cell.task.name}: {warning}" not in run.told:  # once per task, not once per encoder
+            run.told.add(f"{cell.task.name}: {warning}")
+            run.reporter.warn(f"{name}: {warning}")
     volatile = {
         "seconds_encode": round(seconds_encode, 3),
         "seconds_probe": round(time.perf_counter() - begun, 3),
@@ -260,6 +265,10 @@ def _measure(run: Run, cell: Cell) -> None:
     run.results.record(common, rows, _predictions(cell, evaluation, kept))
     run.finished.append(cell.cell_id)
     run.reporter.say(f"{name}: {cell.task.card.metric} {evaluation.mean:.1%}")
+    settings = ", ".join(dict.fromkeys(one.setting for one in evaluation.runs))
+    run.reporter.detail(
+        f"  encode {volatile['seconds_encode']} s, probe {volatile['seconds_probe']} s, norm {cell.norm}, chosen {settings}"
+    )
 
 
 def _probe(run: Run, cell: Cell, embeddings: Embeddings, waves: Waveforms) -> tuple:

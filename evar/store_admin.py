@@ -109,7 +109,7 @@ def _remove(root: Path, folder: Path, dry_run: bool) -> bool:
         try:
             stack.enter_context(lock(root / ".locks" / f"{folder.name.partition('-')[0]}.lock", timeout=0))
         except EvarError:
-            if dry_run or (root / ".locks").is_dir() and os.access(root / ".locks", os.W_OK):
+            if dry_run or os.access(root / ".locks", os.W_OK):
                 return False
             raise
         if not dry_run:

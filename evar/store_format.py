@@ -77,7 +77,7 @@ class Meta:
     def files(self) -> list[str]:
         """The data files of the set, in the order of the journal's CRCs."""
         names = [f"{i}.f32" for i in range(len(self.matrices))] + [ROWS]
-        return names + [OFFSETS, TIMES] if self.ragged else names
+        return [*names, OFFSETS, TIMES] if self.ragged else names
 
     def lasting_files(self) -> list[str]:
         """The data files that stay when the set is complete."""

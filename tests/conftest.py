@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several test processes share the cores
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

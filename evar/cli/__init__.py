@@ -8,6 +8,8 @@ import sys
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `evar` and `python -m evar`. Exits 0, 1 (a check failed, or our own bug), 2 (bad input), 130 (Ctrl-C)."""
+    # Before torch loads its OpenMP: threads that wait by spinning cost 4x on a machine that does anything else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import click
 
     from evar.cli.app import app

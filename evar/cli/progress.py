@@ -11,13 +11,17 @@ from evar.runner import Reporter
 
 
 class Bars(Reporter):
-    """Bars (where standard error is a terminal) and lines. verbosity: -1 quiet (warnings only), 0, 1 (also what is reused)."""
+    """Bars (where standard error is a terminal) and lines. verbosity: -1 quiet (warnings only), 0, 1 (also times and chosen settings)."""
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
 
     def say(self, text: str) -> None:
         if self.verbosity >= 0:
+            print(text, file=sys.stderr)
+
+    def detail(self, text: str) -> None:
+        if self.verbosity >= 1:
             print(text, file=sys.stderr)
 
     def warn(self, text: str) -> None:

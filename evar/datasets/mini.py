@@ -50,7 +50,7 @@ def make(card: Card, root: Path | str) -> Path:
     make_folder(root.parent)
     with lock(root.with_name(f".{root.name}.lock")):
         _refuse_other(root, card)
-        if _is_intact(root, SYNTHETIC_FILE, about):
+        if _is_intact(root, about):
             return root
         require_space(root.parent, _NEEDED, f"the mini of {card.name}")
         for left_over in root.parent.glob(f".{root.name}.*.tmp"):

@@ -72,9 +72,7 @@ def test_frames_of_real_events(tmp_path, clips):
 def random_clips(n=23):
     rng = np.random.default_rng(3)
     sizes = rng.integers(0, 9, n)
-    return [
-        {layer: rng.standard_normal((size, dim)).astype(np.float32) for layer, _, dim in LAYERS} for size in sizes
-    ]
+    return [{layer: rng.standard_normal((size, dim)).astype(np.float32) for layer, _, dim in LAYERS} for size in sizes]
 
 
 @pytest.mark.parametrize("name", ["0.f32", "1.f32", "rows.i64", "offsets.i64", "times.f32", "journal"])

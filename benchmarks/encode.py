@@ -16,11 +16,11 @@ import numpy as np
 import soundfile
 import torch
 from common import finish, median_seconds
-from evar.store import Store
 
 from evar.audio.cache import open_waveforms
 from evar.embed import batches, embed, preferred_batch
 from evar.encoders.registry import load_encoder
+from evar.store import Store
 
 N = 600
 

@@ -44,9 +44,8 @@ def main() -> None:
     arguments, _ = parser.parse_known_args()
     n, dim, classes = arguments.clips, arguments.dim, 2
 
-    from evar.store import Store
-
     from evar.probes import evaluate, get_protocol
+    from evar.store import Store
 
     peak = Peak()
     peak.start()

@@ -57,6 +57,7 @@ _FLOATS_AT = [AT[column] for column in RUN_COLUMNS if column in _FLOATS]
 _INTEGERS_AT = [AT[column] for column in RUN_COLUMNS if column in _INTEGERS]
 _BOOLEANS_AT = [AT[column] for column in RUN_COLUMNS if column in _BOOLEANS]
 _TRUTH = {"true": True, "false": False}
+_SPECIAL = re.compile(r'[,"\r\n]')
 _CELL_ID = re.compile(r"[0-9a-f]{16}")
 _NEXT_ROW = re.compile(rb"\n\d+,[0-9a-f]{16},")  # how a row begins: no torn row holds the beginning of another
 
@@ -84,9 +85,13 @@ def as_int(text: str) -> int:
 
 def csv_bytes(rows: Iterable[Sequence[str]]) -> bytes:
     """Rows as UTF-8 CSV; what UTF-8 cannot say is written as an escape."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    # Not csv.writer: with a line end of "\n" it leaves a "\r" unquoted, which no reader takes.
+    lines = (",".join(_quoted(field) if _SPECIAL.search(field) else field for field in row) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8", "backslashreplace")
+
+
+def _quoted(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"'
 
 
 def check_row(row: Sequence[str], where: str) -> None:

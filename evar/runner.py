@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import evar
 from evar.cells import Settings, expand_encoders, expand_tasks
 from evar.embed import Progress, choose_norm, embed, normalized, open_task_waveforms, resolve_device
 from evar.errors import EvarError
-from evar.files import digest
+from evar.provenance import here
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +117,10 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     device = resolve_device(settings.device)
     loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
     labels = [encoder.label for encoder in loaded]
-    weights = {encoder.label: _weights_name(name, settings.weights) for name, encoder in zip(encoder_names, loaded, strict=True)}
+    weights = {
+        encoder.label: _weights_name(name, settings.weights)
+        for name, encoder in zip(encoder_names, loaded, strict=True)
+    }
     for label in labels:
         if labels.count(label) > 1:
             raise EvarError(f"two encoders are called {label!r}: name them apart, as in mine={label}")
@@ -181,6 +182,8 @@ class Cell:
 
 
 def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
+    from evar.results import cell_id
+
     settings = run.settings
     waves = run.waveforms(task, encoder.sample_rate)
     layers = settings.layers or encoder.default_layer
@@ -207,7 +210,7 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
             "shots": settings.shots,
             "limit": task.limit,
         }
-        yield Cell(digest(identity)[:16], task, encoder, protocol, norm, layers, pooling, lr, seeds)
+        yield Cell(cell_id(identity), task, encoder, protocol, norm, layers, pooling, lr, seeds)
 
 
 def _measure(run: Run, cell: Cell) -> None:
@@ -245,7 +248,7 @@ def _measure(run: Run, cell: Cell) -> None:
         "seconds_encode": round(seconds_encode, 3),
         "seconds_probe": round(time.perf_counter() - begun, 3),
         "started_at": started_at,
-        **_here(run.device),
+        **here(run.device),
     }
     common = _row(run, cell, encoder, evaluation, waves) | volatile
     rows = [
@@ -368,34 +371,3 @@ def _predictions(cell: Cell, evaluation: Any, clips: pd.DataFrame) -> pd.DataFra
             }
         parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True)
-
-
-def _here(device: str) -> dict:
-    """The volatile provenance: host, device, versions, commit."""
-    import torch
-
-    name = (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({torch.get_num_threads()} threads)"
-    )
-    return {
-        "host": platform.node(),
-        "device": name,
-        "evar_version": evar.__version__,
-        "torch_version": torch.__version__,
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str:
-    """The commit of the checkout that evar runs from, read without git; empty for an installed wheel."""
-    folder = Path(__file__).resolve().parents[1] / ".git"
-    with contextlib.suppress(OSError):
-        head = (folder / "HEAD").read_text().strip()
-        if not head.startswith("ref: "):
-            return head[:12]
-        with contextlib.suppress(OSError):
-            return (folder / head[5:]).read_text().strip()[:12]
-        for line in (folder / "packed-refs").read_text().splitlines():
-            if line.endswith(head[5:]):
-                return line[:12]
-    return ""

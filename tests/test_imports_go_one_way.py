@@ -30,6 +30,8 @@ ROOM_OF = {
     "cells": "runner",
     "embed": "runner",
     "plan": "runner",
+    "provenance": "runner",
+    "results_files": "results",
 }
 
 

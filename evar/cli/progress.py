@@ -11,7 +11,10 @@ from evar.runner import Reporter
 
 
 class Bars(Reporter):
-    """Bars (where standard error is a terminal) and lines. verbosity: -1 quiet (warnings only), 0, 1 (also times and chosen settings)."""
+    """Bars (where standard error is a terminal) and lines.
+
+    verbosity: -1 quiet (warnings only), 0, 1 (also times and chosen settings).
+    """
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity

@@ -81,15 +81,6 @@ class Stacked:
             raw[mine, :, -1] = W[mine][..., -1].double() - weight @ self._mean[f]
         return raw
 
-    def parameters(self, raw: torch.Tensor, fold: torch.Tensor) -> torch.Tensor:
-        """The inverse of `coefficients` (what lies outside the span of a fold's rows is dropped)."""
-        W = torch.zeros(*raw.shape[:2], self.d, device=raw.device)
-        for f, mine in _runs(fold):
-            axes, weight = self._axes[f], raw[mine][..., :-1]
-            W[mine, :, : axes.shape[1]] = ((weight * self._scale[f]) @ axes).float()
-            W[mine, :, -1] = (raw[mine][..., -1] + weight @ self._mean[f]).float()
-        return W
-
 
 class Streamed:
     """One pass over the rows per product, for matrices too large to copy per fold.
@@ -141,13 +132,6 @@ class Streamed:
         raw[..., :-1] = (raw[..., :-1] @ self._axes.T) / self._scale[fold][:, None]
         raw[..., -1] -= (raw[..., :-1] * self._mean[fold][:, None]).sum(-1)
         return raw
-
-    def parameters(self, raw: torch.Tensor, fold: torch.Tensor) -> torch.Tensor:
-        """The inverse of `coefficients`."""
-        W = raw.clone()
-        W[..., -1] += (raw[..., :-1] * self._mean[fold][:, None]).sum(-1)
-        W[..., :-1] = (raw[..., :-1] * self._scale[fold][:, None]) @ self._axes
-        return W.float()
 
 
 def fits_stacked(features: Features, parts: list[np.ndarray]) -> bool:

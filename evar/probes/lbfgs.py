@@ -102,7 +102,6 @@ def solve(
     penalty: torch.Tensor,
     K: int,
     *,
-    start: torch.Tensor | None = None,
     tolerance: float,
     strictness: torch.Tensor,
     max_iterations: int,
@@ -110,7 +109,7 @@ def solve(
 ) -> Solution:
     """Minimise, for every problem p, mean cross-entropy over the rows of fold[p] + penalty[p] / 2 * ||W without intercept||^2.
 
-    fold, label: int64 [P], folds ascending; penalty: float64 [P]; start: [P, K, d], else zeros.
+    fold, label: int64 [P], folds ascending; penalty: float64 [P].
     A problem has converged when its gradient's norm is below `tolerance` times the norm at W = 0. Work goes on to
     `tolerance` times strictness[p] (float64 [P], at most 1), or until the norm no longer falls: float32 has its limit.
     """
@@ -118,14 +117,11 @@ def solve(
     zero = torch.zeros(P, K, design.d, device=device)
     ridge = penalty[:, None, None].float().expand(P, 1, design.d).clone()
     ridge[..., -1] = 0  # the intercept is free
-    nothing = torch.zeros(P, K, design.n, device=device) if start is None else design.logits(zero, fold)
+    nothing = torch.zeros(P, K, design.n, device=device)
     state = _State(torch.arange(P, device=device), fold, label, ridge, penalty, zero, nothing, zero, penalty, [])
     state.G, state.spread = _gradient(design, loss, state)
     enough = tolerance * _norm(state.G)
     state.goal = enough * strictness
-    if start is not None:
-        state.W, state.Z = start.clone(), design.logits(start, fold)
-        state.G, state.spread = _gradient(design, loss, state)
     solution = Solution(torch.zeros_like(zero), torch.zeros(P, dtype=torch.bool), torch.zeros(P, dtype=torch.int64))
     spectrum = design.spectrum(fold)
     lowest, since = torch.full_like(enough, torch.inf), torch.zeros_like(enough)

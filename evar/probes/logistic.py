@@ -44,7 +44,8 @@ def fit_folds(
     report = _Progress(progress, total)
     task = _Task(protocol, features, targets, n_classes, report)
 
-    coefficients, converged = task.fit([fold.fit for fold in folds], [strengths] * len(folds))
+    # candidates that are refitted anyway need no more than the protocol's tolerance
+    coefficients, converged = task.fit([fold.fit for fold in folds], [strengths] * len(folds), strict=not refitted)
     chosen = []
     for i, fold in enumerate(folds):
         candidates = task.scores(coefficients[i], fold.fit, fold.valid)
@@ -56,7 +57,7 @@ def fit_folds(
         refit, ok = task.fit(
             [folds[i].refit for i in refitted],
             [[strengths[chosen[i]]] for i in refitted],
-            start=torch.stack([final[i] for i in refitted]),
+            strict=True,
         )
         for position, i in enumerate(refitted):
             final[i], settled[i] = refit[position], bool(ok[position, 0])
@@ -96,11 +97,12 @@ class _Task:
         self.width = self.labels.shape[1] if self.independent else n_classes
 
     def fit(
-        self, parts: list[np.ndarray], strengths: list[list[float]], start: torch.Tensor | None = None
+        self, parts: list[np.ndarray], strengths: list[list[float]], strict: bool
     ) -> tuple[torch.Tensor, np.ndarray]:
         """Coefficients float64 [F, S, K, D + 1] on the rows of `features`, and bool [F, S]: converged.
 
-        Folds and strengths are solved together as far as memory allows; a later group starts where a weaker strength ended.
+        Folds and strengths are solved together as far as memory allows. Each starts at zero: a start from the solution
+        of the search, or of a weaker strength, took more iterations.
         """
         F, S, D = len(parts), len(strengths[0]), self.features.d
         rows = max(len(part) for part in parts)
@@ -115,11 +117,8 @@ class _Task:
             design = (Stacked if stacked else Streamed)(self.features, parts[mine])
             for s in range(0, S, strengths_at_once):
                 some = slice(s, min(s + strengths_at_once, S))
-                first = coefficients[mine, s - 1 : s] if s else None
-                if start is not None:
-                    first = start[mine]
                 coefficients[mine, some], converged[mine, some] = self._solve(
-                    design, parts[mine], [row[some] for row in strengths[mine]], first
+                    design, parts[mine], [row[some] for row in strengths[mine]], strict
                 )
                 self.report.add(converged[mine, some].size)
         return coefficients, converged
@@ -129,7 +128,7 @@ class _Task:
         design: Stacked | Streamed,
         parts: list[np.ndarray],
         strengths: list[list[float]],
-        start: torch.Tensor | None,
+        strict: bool,
     ) -> tuple[torch.Tensor, np.ndarray]:
         device, F, S = self.features.device, len(parts), len(strengths[0])
         member, order = _members(design, parts)
@@ -151,11 +150,6 @@ class _Task:
         C = torch.tensor(strengths, dtype=torch.float64)[fold, strength]
         penalty = 1 / (C * torch.from_numpy(sizes)[fold])
         fold_, label_, penalty = fold.to(device), label.to(device), penalty.to(device)
-        if start is not None:
-            start = start.to(device).expand(F, S, -1, -1)[fold_, strength.to(device)]  # [P, K, D + 1]
-            if self.independent:
-                start = start[torch.arange(len(fold)), label][:, None]
-            start = design.parameters(start, fold_)
         coefficients = torch.zeros(F, S, self.width, self.features.d + 1, dtype=torch.float64)
         converged = np.ones((F, S), dtype=bool)
         if self.independent:
@@ -169,9 +163,8 @@ class _Task:
                 label_,
                 penalty,
                 1 if self.independent else self.n_classes,
-                start=start,
                 tolerance=self.protocol.tolerance,
-                strictness=(STRICT_ABOVE / C).clamp(max=1).to(device),
+                strictness=(STRICT_ABOVE / C if strict else torch.ones_like(C)).clamp(max=1).to(device),
                 max_iterations=self.protocol.max_iterations,
                 progress=self.report.now if not self.independent else None,
             )

@@ -56,13 +56,19 @@ def run(template, folder, words, kill_after=None):
     child = int(template.stdout.readline())
     if kill_after is not None:
         time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)  # a child that has ended is not reaped before its code is printed: at worst a no-op
+        os.kill(
+            child, signal.SIGKILL
+        )  # a child that has ended is not reaped before its code is printed: at worst a no-op
     return int(template.stdout.readline())
 
 
 def canonical(folder):
     return subprocess.run(
-        [sys.executable, "-m", "evar", "leaderboard", "--canonical"], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "evar", "leaderboard", "--canonical"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 

@@ -43,6 +43,12 @@ def with_value(line, column, value):
     ]
 
 
+def open_quote(data, line):
+    lines = data.splitlines(keepends=True)
+    lines[line] = lines[line].replace(b",fold1", b',"fold1')
+    return b"".join(lines)
+
+
 HARMLESS = {
     "a byte order mark": lambda folder: rewrite(folder, lambda data: b"\xef\xbb\xbf" + data),
     "CRLF": lambda folder: rewrite(folder, lambda data: data.replace(b"\n", b"\r\n")),
@@ -84,17 +90,18 @@ HOSTILE = {
     "a column twice": (lambda f: edit(f, lambda rows: [[*row, row[0]] for row in rows]), "line 1: .*twice"),
     "another file": (lambda f: rewrite(f, lambda _: b"hello"), "line 1: .*no file of evar"),
     "another schema": (lambda f: edit(f, with_value(4, "schema", "2")), "line 4: schema '2'"),
-    "a short row": (lambda f: edit(f, lambda rows: rows[:3] + [rows[3][:9]] + rows[4:]), "line 4: 9 fields, expected 51"),
-    "a long row": (lambda f: edit(f, lambda rows: rows[:3] + [[*rows[3], "x"]] + rows[4:]), "line 4: 52 fields"),
-    "a long last row": (lambda f: edit(f, lambda rows: rows[:-1] + [[*rows[-1], "x"]]), "line 11: 52 fields"),
+    "a short row": (lambda f: edit(f, lambda rows: [*rows[:3], rows[3][:9], *rows[4:]]), "line 4: 9 fields, expected 50"),
+    "a long row": (lambda f: edit(f, lambda rows: [*rows[:3], [*rows[3], "x"], *rows[4:]]), "line 4: 51 fields"),
+    "a long last row": (lambda f: edit(f, lambda rows: [*rows[:-1], [*rows[-1], "x"]]), "line 11: 51 fields"),
     "a score that is text": (lambda f: edit(f, with_value(6, "score", "high")), "line 6: score is 'high', expected a number"),
     "half a clip": (lambda f: edit(f, with_value(2, "n_test", "0.5")), "line 2: n_test is '0.5', expected a whole"),
     "endless folds": (lambda f: edit(f, with_value(2, "n_folds", "inf")), "line 2: n_folds"),
     "no truth": (lambda f: edit(f, with_value(2, "synthetic", "maybe")), "line 2: synthetic is 'maybe'"),
     "a spreadsheet's id": (lambda f: edit(f, with_value(5, "cell_id", "1.23E+45")), "line 5: cell_id '1.23E\\+45'"),
     "not UTF-8": (lambda f: rewrite(f, lambda data: data.replace(b"fold1", b"f\xff\xfe", 1)), "line 2: not UTF-8"),
-    "an open quote": (lambda f: rewrite(f, lambda data: data.replace(b"fold1", b'"fold1', 1).replace(b',fold1', b',"fold1', 1)), "line 2: not CSV"),
-    "an open quote near the end": (lambda f: rewrite(f, lambda data: data[::-1].replace(b"1,", b'"1,', 60)[::-1]), "not CSV"),
+    "an open quote": (lambda f: rewrite(f, lambda data: data.replace(b",fold1", b',"fold1', 1)), "line 2: not CSV"),
+    "an open quote near the end": (lambda f: rewrite(f, lambda data: open_quote(data, -3)), "line 9: not CSV"),
+    "two open quotes": (lambda f: rewrite(f, lambda data: open_quote(open_quote(data, 3), 5)), "line 4: not CSV"),
     "zeros in the middle": (lambda f: rewrite(f, lambda data: data[:700] + bytes(200) + data[900:]), "line"),
 }  # fmt: skip
 
@@ -158,7 +165,7 @@ def test_ids_keep_their_zeros_and_types(tmp_path):
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(encoder=words, setting=words, host=words, weights=words, mean=st.floats(0, 1), count=st.integers(0, 2**62))
 def test_any_text_comes_back(tmp_path_factory, encoder, setting, host, weights, mean, count):
     folder = tmp_path_factory.mktemp("r")
@@ -177,18 +184,17 @@ def test_any_text_comes_back(tmp_path_factory, encoder, setting, host, weights, 
         assert row["skipped"] == count
 
 
-@pytest.mark.slow
-def test_a_million_rows(tmp_path):
+def test_many_rows(tmp_path):
     d.record(tmp_path, 0)
     header, *rows = (tmp_path / "runs.csv").read_text().splitlines(keepends=True)
     first = d.cell(0)["cell_id"]
     with open(tmp_path / "runs.csv", "w") as stream:
         stream.write(header)
-        for number in range(200_000):
+        for number in range(20_000):
             stream.write(
-                "".join(rows).replace(first, f"{number % 1000:016x}").replace(":00:00.0", f":{number // 1000:03d}:00.0")
+                "".join(rows).replace(first, f"{number % 100:016x}").replace(":00:00.0", f":{number // 100:03d}:00.0")
             )
     results = Results(tmp_path)
-    assert len(results.leaderboard()) == 1000
+    assert len(results.leaderboard()) == 100
     d.record(tmp_path, 1)
-    assert len(Results(tmp_path).leaderboard()) == 1001
+    assert len(Results(tmp_path).leaderboard()) == 101

@@ -55,8 +55,8 @@ def test_the_table(tmp_path):
     real, stand_in, _ = text.split("\n\n")
     assert real.splitlines() == [
         "protocol fair (version 1)",
-        "            esc50         us8k         average",
-        "----------  ------------  -----------  -------",
+        "            esc50         us8k          average",
+        "----------  ------------  ------------  -------",
         "cnn14       90.0 ±2.0 c*",
         "encoder001  82.5 ±2.0     50.0 ±10.0 p  66.2",
         "c: contaminated: the encoder was pre-trained on this task's data",

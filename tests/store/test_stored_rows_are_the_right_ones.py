@@ -77,7 +77,7 @@ def test_rows_that_are_not_finite_are_refused(tmp_path, bad):
     blocks = d.blocks(indices)
     blocks["out", "mean+max"][1, 5] = bad
     with Store(tmp_path).writer(d.SETTINGS, d.MATRICES, d.N_CLIPS, "x", "y") as writer:
-        with pytest.raises(EvarError, match="out/mean\\+max are not finite for 1 clips .*clip index 3"):
+        with pytest.raises(EvarError, match=r"out/mean\+max are not finite for 1 clips .*clip index 3"):
             writer.write(indices, blocks)
         assert len(writer.pending) == d.N_CLIPS
         writer.write(indices, d.blocks(indices))

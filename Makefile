@@ -30,15 +30,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e .
+	@echo "installing evar in $(VENV): torch and its company are about 5 GB, this takes a few minutes"
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-all: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e '.[all,test]'
+	@echo "installing evar with every extra in $(VENV): about 8 GB, this takes a few minutes"
+	@$(PIP) -e '.[all,test]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-core: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e '.[test]'
+	@$(PIP) -e '.[test]'
 	@touch $@
 
 clean:

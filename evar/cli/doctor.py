@@ -101,4 +101,4 @@ def _datasets(data: tuple[str, ...]) -> str:
             found.append(f"{name} ({locate(card, layout, layouts.options(card, layout), data)})")
         except EvarError:
             continue
-    return ", ".join(found) or "none found: give --data, set EVAR_DATA, or try --mini"
+    return f"{', '.join(found)} ('evar data verify TASK' checks one)" if found else "none found: give --data, set EVAR_DATA, or try --mini"

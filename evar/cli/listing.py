@@ -77,7 +77,11 @@ def tasks_command(tasks_dir: str | None, output: str) -> None:
 
 
 def _summary(card: object) -> dict:
-    return {key: value for key, value in asdict(card).items() if key in _SHOWN and value not in (None, "", (), {})}
+    said = asdict(card)
+    return {key: said[key] for key in _SHOWN if said[key] not in (None, "", (), {}, False)}
+
+
+_SHOWN and value not in (None, "", (), {})}
 
 
 _SHOWN = (

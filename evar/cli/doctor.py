@@ -101,4 +101,6 @@ def _datasets(data: tuple[str, ...]) -> str:
             found.append(f"{name} ({locate(card, layout, layouts.options(card, layout), data)})")
         except EvarError:
             continue
-    return f"{', '.join(found)} ('evar data verify TASK' checks one)" if found else "none found: give --data, set EVAR_DATA, or try --mini"
+    if not found:
+        return "none found: give --data, set EVAR_DATA, or try --mini"
+    return f"{', '.join(found)} ('evar data verify TASK' checks one)"

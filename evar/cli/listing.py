@@ -81,9 +81,6 @@ def _summary(card: object) -> dict:
     return {key: said[key] for key in _SHOWN if said[key] not in (None, "", (), {}, False)}
 
 
-_SHOWN and value not in (None, "", (), {})}
-
-
 _SHOWN = (
     "name",
     "version",

@@ -44,12 +44,13 @@ class Features:
         self.device = torch.device(device)
         self.resident = self.n * self.d * 4 <= resident_bytes
         self.chunk = max(1, CHUNK_BYTES // (4 * self.d))
-        self._X = np.asarray(X[np.arange(self.n)], dtype=np.float32) if self.resident else X
-        self._training = training
+        self._training, self._X = training, X
         self.mean, self.scale = moments(self._raw(part) for part in self._parts(training))
         if self.resident:
-            everything = [torch.from_numpy(self._scaled(part)) for part in self._parts(np.arange(self.n))]
-            self._X = torch.cat(everything).to(self.device)
+            everything = np.empty((self.n, self.d), np.float32)
+            for part in self._parts(np.arange(self.n)):
+                everything[part] = self._scaled(part)
+            self._X = torch.from_numpy(everything).to(self.device)
 
     def rows(self, indices: np.ndarray) -> torch.Tensor:
         """float32 [len(indices), D] on the device."""
@@ -86,17 +87,20 @@ class Features:
         return (indices[start : start + self.chunk] for start in range(0, len(indices), self.chunk))
 
     def _raw(self, indices: np.ndarray) -> np.ndarray:
-        rows = np.asarray(self._X[indices], dtype=np.float32)
-        if not np.isfinite(rows).all():
+        rows = np.array(self._X[indices], dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(rows.sum())
+        if suspicious and not np.isfinite(rows).all():
             bad = int(indices[np.flatnonzero(~np.isfinite(rows).all(1))[0]])
             raise EvarError(f"the embedding of clip {bad} (counted from 0) holds NaN or infinity: encode it again")
         return rows
 
     def _scaled(self, indices: np.ndarray) -> np.ndarray:
-        rows = self._raw(indices).astype(np.float64)
-        rows -= self.mean
-        rows /= self.scale
-        return rows.astype(np.float32)
+        # float32 is enough: the difference of near numbers is exact, and a rounded mean or scale is the same for all rows
+        rows = self._raw(indices)
+        rows -= self.mean.astype(np.float32)
+        rows /= self.scale.astype(np.float32)
+        return rows
 
 
 def moments(parts: Iterator[np.ndarray], constant: float | np.ndarray = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -109,6 +109,26 @@ def test_a_stale_leaderboard_is_made_anew(tmp_path):
         assert (tmp_path / "leaderboard.csv").read_bytes() == fresh
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux")
+def test_a_stop_after_the_append_within_one_tick_of_the_clock(tmp_path, monkeypatch):
+    """The rows are in, the leaderboard is not, and the time stamp of runs.csv did not move: still it is made anew."""
+    d.record(tmp_path, 1)
+    path, real = tmp_path / "runs.csv", os.fsync
+    same = path.stat().st_mtime_ns
+
+    def fsync(descriptor):
+        real(descriptor)
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(path.resolve()):
+            os.utime(path, ns=(same, same))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(KeyboardInterrupt):
+        d.record(tmp_path, 2)
+    monkeypatch.setattr(os, "fsync", real)
+    assert list(Results(tmp_path).leaderboard()["encoder"]) == ["encoder001", "encoder002"]
+
+
 def test_eight_processes_record_at_once(tmp_path):
     processes = [d.spawn(tmp_path, 20 * i, 20) for i in range(8)]
     errors = [process.communicate(timeout=120)[1] for process in processes]

@@ -31,6 +31,7 @@ def main() -> None:
     audio, rows = clips(), []
     for name, suffix, rate in (
         ("wav 16 kHz", ".wav", 16_000),
+        ("flac 16 kHz", ".flac", 16_000),
         ("wav 44.1 kHz", ".wav", 44_100),
         ("flac 44.1 kHz", ".flac", 44_100),
     ):

@@ -1,6 +1,6 @@
 """Encoding: evar's pipeline against batch-256 padded encoding on mixed lengths, and against the model alone.
 
-Mixed lengths: 600 clips of 0.5 to 8 s, log-uniform, drawn by a fixed seed. The rival pads every batch of 256 clips, in
+Mixed lengths: 300 clips of 0.5 to 8 s, log-uniform, drawn by a fixed seed. The rival pads every batch of 256 clips, in
 the order they come, to the longest of the batch, through a DataLoader, and calls the plain network of the paper
 (nn.Sequential, float32). Encoders are untrained: speed is that of the architecture.
 """
@@ -22,7 +22,7 @@ from evar.embed import batches, embed, preferred_batch
 from evar.encoders.registry import load_encoder
 from evar.store import Store
 
-N = 600
+N = 300
 
 
 def make(folder: Path) -> tuple[list[Path], np.ndarray]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ["probe_search", "probe_paper", "audio_cache", "encode", "run_cold", "memory"]
+BENCHMARKS = ["run_cold", "audio_cache", "probe_search", "probe_paper", "encode", "memory"]
 
 
 def main() -> int:

@@ -116,6 +116,8 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     results.check_writable()
     device = resolve_device(settings.device)
     loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
+    for encoder in loaded:  # an unknown layer or pooling is said before any work
+        encoder.dim(settings.layers or encoder.default_layer, settings.pooling or encoder.default_pooling)
     labels = [encoder.label for encoder in loaded]
     weights = {
         encoder.label: _weights_name(name, settings.weights)
@@ -188,7 +190,6 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
     waves = run.waveforms(task, encoder.sample_rate)
     layers = settings.layers or encoder.default_layer
     pooling = settings.pooling or encoder.default_pooling
-    encoder.dim(layers, pooling)  # an unknown layer or pooling is said before any work
     for protocol in run.protocols:
         norm = choose_norm(encoder, settings.norm, protocol.norm, task)
         lr = task.card.paper.get("lr", {}).get(encoder.name) if protocol.learning_rate_by_card else None

@@ -113,6 +113,11 @@ def test_bad_words(words, expected, evar):
     assert expected in evar(*words).one_line_error()
 
 
+def test_a_layer_that_one_encoder_lacks_is_said_before_any_work(evar, tmp_path):
+    assert "block1" in evar("run", "random:byola-v1-512,logmel", "fsdd", "--mini", "--layers", "block1").one_line_error()
+    assert not (tmp_path / "results" / "runs.csv").exists()
+
+
 def test_an_unknown_key_in_a_card_names_the_nearest(evar, dataset, tmp_path):
     card = tmp_path / "noises.yaml"
     card.write_text(card.read_text() + "licenze: CC0\n")

@@ -45,6 +45,8 @@ class Settings:
     mini: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_type(field.name, field.type, getattr(self, field.name))
         for name, value, options in (("norm", self.norm, NORMS), ("duration", self.duration, DURATIONS)):
             if value not in options:
                 raise unknown(name, str(value), options)
@@ -75,6 +77,18 @@ class Settings:
                 value = tuple(value if name == "seeds" else map(str, value))
             given[name] = str(value) if isinstance(value, Path) else value
         return cls(**given)
+
+
+def _check_type(name: str, kind: str, value: Any) -> None:
+    """EvarError unless an option has the type of its field: a grid file can hold anything."""
+    if value is None and kind.endswith("| None"):
+        return
+    kinds = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+    wanted = kinds.get(kind.split(" ")[0])
+    if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+        raise EvarError(f"{name}: expected {kind.split(' ')[0]}, found {value!r}")
+    if name in ("results", "embeddings") and not value.strip():
+        raise EvarError(f"{name}: expected a folder, found an empty name")
 
 
 def parse_seeds(value: str | int | Iterable[int]) -> tuple[int, ...]:

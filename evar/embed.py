@@ -6,12 +6,13 @@ import contextlib
 import ctypes
 import functools
 import json
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evar.errors import EvarError
 from evar.files import atomic_write, digest
@@ -237,8 +238,11 @@ def embed(
             writer.write(skipped, {wanted[0]: np.zeros((len(skipped), matrices[0][2]), np.float32)})
             done += len(skipped)
         for part, wav, lengths in batches(waves, good, encoder, duration, batch):
-            output = encoder.encode_all(wav, lengths, [layers], [pooling])
-            writer.write(part, {key: value.cpu().numpy() for key, value in output.items()})
+            with naming(encoder, waves, part):
+                output = encoder.encode_all(wav, lengths, [layers], [pooling])
+            vectors = {key: value.cpu().numpy() for key, value in output.items()}
+            _check_finite(encoder, waves, part, vectors[wanted[0]])
+            writer.write(part, vectors)
             done += len(part)
             if progress:
                 progress(done, n_clips)
@@ -249,8 +253,28 @@ def embed(
     return found, time.perf_counter() - started
 
 
-def describe(settings: Any) -> dict:
-    """A frozen dataclass as plain JSON values (tuples become lists)."""
-    from dataclasses import asdict
+@contextlib.contextmanager
+def naming(encoder: Encoder, waves: Waveforms, part: np.ndarray) -> Iterator[None]:
+    """Turn whatever an encoder's own code raises into one line that names the encoder and the clip it began with."""
+    try:
+        yield
+    except EvarError:
+        raise
+    except Exception as error:
+        if os.environ.get("EVAR_TRACEBACK"):
+            raise
+        where = f"{encoder.label} failed on a batch of {len(part)} clips (the first is {waves.ids[part[0]]})"
+        if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+            raise EvarError(f"{where}: out of memory: try a smaller --batch, or --device cpu") from error
+        raise EvarError(f"{where}: {type(error).__name__}: {error} (EVAR_TRACEBACK=1 shows where)") from error
 
-    return json.loads(json.dumps(asdict(settings), default=list))
+
+def _check_finite(encoder: Encoder, waves: Waveforms, part: np.ndarray, vectors: np.ndarray) -> None:
+    import numpy as np
+
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise EvarError(
+            f"{encoder.label} gives NaN or infinity for {len(bad)} of {len(part)} clips (the first is "
+            f"{waves.ids[part[bad[0]]]}): nothing of this batch is stored; mend the encoder, 'evar check' helps"
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from evar.cli.options import output_option, print_json, results_option, with_options
+from evar.errors import EvarError
 
 
 @click.command()
@@ -35,6 +36,8 @@ def leaderboard_command(
     from evar.leaderboard import format_leaderboard
     from evar.results import Results
 
+    if Path(results).exists() and not Path(results).is_dir():
+        raise EvarError(f"--results {results} is not a folder")
     rows = Results(results).leaderboard(canonical=canonical)
     for column, pattern in (("task", tasks), ("encoder", encoders), ("protocol", protocol)):
         if pattern:

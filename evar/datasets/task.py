@@ -109,12 +109,12 @@ def load_task(
     root = Path(root)
     if not root.is_dir():
         raise EvarError(f"{card.name}: {root} is not a folder; give the dataset's folder")
-    synthetic_counts = _synthetic_counts(root, card)
-    if synthetic_counts is None:
+    stated = synthetic_counts(root, card)
+    if stated is None:
         _check_lists(root, card)
     try:
         clips = _checked(layout.read(root, replace(card, options=options)), root, card)
-        clips, missing = _resolve_files(clips, root)
+        clips, missing = resolve_files(clips, root)
     except OSError as error:
         raise EvarError(f"{card.name}: cannot read {error.filename or root}: {error.strerror}") from None
     if len(missing) == len(clips):
@@ -122,7 +122,7 @@ def load_task(
             f"{card.name}: {root} holds no audio file of its {len(clips)} clips (the first is {clips['path'][0]}); "
             "is it the right and complete folder?"
         )
-    counts = card.counts if synthetic_counts is None else synthetic_counts
+    counts = card.counts if stated is None else stated
     n_missing = len(missing) + _count_absent_rows(clips, counts, root, card)
     if n_missing and not partial:
         raise _missing_error(card, root, missing, n_missing, counts.get("clips", len(clips)))
@@ -130,7 +130,7 @@ def load_task(
     _check_parts(clips, counts, root, card)
     if card.groups_disjoint:
         _check_groups(clips, root, card)
-    is_subset = bool(n_missing) or synthetic_counts is not None
+    is_subset = bool(n_missing) or stated is not None
     task = Task(
         name=card.name,
         card=card,
@@ -138,7 +138,7 @@ def load_task(
         clips=clips,
         classes=_classes(clips, root, card, is_subset),
         fingerprint="",
-        synthetic=synthetic_counts is not None,
+        synthetic=stated is not None,
         partial=bool(n_missing),
         missing=tuple(sorted(missing)),
     )
@@ -148,7 +148,7 @@ def load_task(
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _synthetic_counts(root: Path, card: Card) -> dict[str, int] | None:
+def synthetic_counts(root: Path, card: Card) -> dict[str, int] | None:
     """The counts in the root's EVAR_SYNTHETIC.json; None where the folder holds real data."""
     path = root / SYNTHETIC_FILE
     if not path.exists():
@@ -233,7 +233,7 @@ def _check_parts(clips: DataFrame, counts: Mapping[str, int], root: Path, card: 
         raise EvarError(f"{card.name}: {root} holds no {' and no '.join(absent)} clips; every part needs some")
 
 
-def _resolve_files(clips: DataFrame, root: Path) -> tuple[DataFrame, list[str]]:
+def resolve_files(clips: DataFrame, root: Path) -> tuple[DataFrame, list[str]]:
     """Each clip's `path` as it is on disk, and the ids of clips without a file; each folder is listed once."""
     listings: dict[str, tuple[set[str], dict[str, str]]] = {}
     found, missing = [], []

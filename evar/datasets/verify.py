@@ -13,7 +13,7 @@ from evar.datasets import layouts
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
 from evar.datasets.tables import AUDIO_EXTENSIONS, first_names, list_sha256
-from evar.datasets.task import SYNTHETIC_FILE, _resolve_files, _synthetic_counts, load_task
+from evar.datasets.task import SYNTHETIC_FILE, resolve_files, synthetic_counts, load_task
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ def verify(
 
     clips, missing = None, []
     with _collecting(messages):
-        clips, missing = _resolve_files(layout.read(root, replace(card, options=options)), root)
+        clips, missing = resolve_files(layout.read(root, replace(card, options=options)), root)
     messages[:] = dict.fromkeys(messages)  # an absent list is met twice
     groups = [] if clips is None else list(_straddling_groups(card, clips))
     messages += groups
     counts = {}
     with _collecting(messages):
-        counts = _synthetic_counts(root, card) if synthetic else card.counts
+        counts = synthetic_counts(root, card) if synthetic else card.counts
     if clips is not None:
         messages += _wrong_counts(card, clips, counts)
     if not messages:  # the checks of `load_task` that are not repeated here: ids, labels, folds, classes

@@ -114,7 +114,9 @@ def test_bad_words(words, expected, evar):
 
 
 def test_a_layer_that_one_encoder_lacks_is_said_before_any_work(evar, tmp_path):
-    assert "block1" in evar("run", "random:byola-v1-512,logmel", "fsdd", "--mini", "--layers", "block1").one_line_error()
+    assert (
+        "block1" in evar("run", "random:byola-v1-512,logmel", "fsdd", "--mini", "--layers", "block1").one_line_error()
+    )
     assert not (tmp_path / "results" / "runs.csv").exists()
 
 
@@ -129,6 +131,40 @@ def test_an_unknown_key_in_a_card_names_the_nearest(evar, dataset, tmp_path):
 def test_an_unknown_key_in_a_grid_names_the_nearest(evar, tmp_path):
     (tmp_path / "grid.yaml").write_text("encoders: logmel\ntasks: esc10\nmini: true\nsead: 3\n")
     assert "seeds" in evar("run", "grid.yaml").one_line_error()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("limit: many", "limit"),
+        ("mini: 'yes'", "mini"),
+        ("results: ''", "results"),
+        ("seeds: [a]", "seeds"),
+        ("batch: true", "batch"),
+    ],
+)
+def test_a_wrong_type_in_a_grid_is_named(line, expected, evar, tmp_path):
+    (tmp_path / "grid.yaml").write_text(f"encoders: logmel\ntasks: fsdd\n{line}\n")
+    assert evar("run", "grid.yaml").one_line_error().startswith(f"evar: error: {expected}")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("Nan", "NaN or infinity"), ("Boom", "ValueError: boom")])
+def test_an_encoder_of_ones_own_that_fails_is_named(name, expected, evar, dataset, tmp_path):
+    (tmp_path / f"own_{name}.py").write_text(
+        "import torch, evar\n"
+        "class Base(evar.Encoder):\n"
+        "    name, version, sample_rate = 'own', 1, 16000\n"
+        "    layers, hop_ms = {'out': 4}, {}\n"
+        "    default_layers, default_pooling = ('out',), 'clip'\n"
+        "class Nan(Base):\n"
+        "    def _clip(self, wav, lengths): return {'out': torch.full((len(wav), 4), float('nan'))}\n"
+        "class Boom(Base):\n"
+        "    def _clip(self, wav, lengths): raise ValueError('boom\\nand more')\n"
+    )
+    line = evar("run", f"py:own_{name}:{name}", *RUN[2:]).one_line_error()
+    assert expected in line
+    assert f"py:own_{name}:{name}" in line
+    assert "high/1_0" in line or "low/1_0" in line
 
 
 class Evil:

@@ -365,6 +365,6 @@ def test_no_name_writes_outside_the_destination(names, kind):
 def test_safe_parts_stay_below(name):
     parts = safe_parts(name)
     if parts:
-        joined = os.path.normpath(os.path.join("/root/out", *parts))
-        assert joined.startswith("/root/out/")
+        joined = os.path.normpath(os.path.join("/base/out", *parts))
+        assert joined.startswith("/base/out/")
         assert len(Path(joined).parts) == 3 + len(parts)

@@ -13,7 +13,7 @@ from evar.datasets import layouts
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
 from evar.datasets.tables import AUDIO_EXTENSIONS, first_names, list_sha256
-from evar.datasets.task import SYNTHETIC_FILE, resolve_files, synthetic_counts, load_task
+from evar.datasets.task import SYNTHETIC_FILE, load_task, resolve_files, synthetic_counts
 from evar.errors import EvarError
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from evar.store import Embeddings, Store
 
 Progress = Callable[[int, int], None]
-NORMALIZATION_CLIPS = 10_000  # a scalar mean and std do not change in the fourth digit beyond this many clips
 PREFETCH = 4  # batches read ahead of the encoder
 
 
@@ -98,6 +97,11 @@ def batches(waves: Waveforms, indices: np.ndarray, encoder: Encoder, duration: s
     yield from _read_ahead(read, plan)
 
 
+def duration_key(waves: Waveforms) -> str:
+    """What clips are cut or zero-padded to, as the keys of stored things hold it: seconds, or `native`."""
+    return "native" if waves.seconds is None else f"{waves.seconds:g}"
+
+
 def preferred_batch(encoder: Encoder) -> int:
     """Clips per batch that the encoder asks for on the device it is on."""
     return encoder.preferred_batch["cuda" if encoder.device.type == "cuda" else "cpu"]
@@ -157,7 +161,7 @@ def normalized(encoder: Encoder, norm: str, task: Task, waves: Waveforms, durati
     if norm in ("none", "weights"):
         return encoder
     indices = _training_clips(task, waves, norm)
-    key = digest([encoder.fingerprint(), waves.fingerprint, norm, duration, [int(i) for i in indices]])
+    key = digest([encoder.fingerprint(), waves.fingerprint, norm, duration_key(waves), [int(i) for i in indices]])
     kept = folder / "normalization" / f"{key[:32]}.json"
     try:
         statistics = json.loads(kept.read_text())["statistics"]
@@ -172,16 +176,11 @@ def normalized(encoder: Encoder, norm: str, task: Task, waves: Waveforms, durati
 
 
 def _training_clips(task: Task, waves: Waveforms, norm: str) -> np.ndarray:
-    import hashlib
-
     import numpy as np
 
     training = task.clips["fold"] != 1 if norm == "fold1" else task.clips["split"] == "train"
     indices = [i for i in np.flatnonzero(training.to_numpy()) if i not in waves.bad]
-    if len(indices) > NORMALIZATION_CLIPS:
-        ids = task.clips["clip_id"]
-        indices = sorted(indices, key=lambda i: hashlib.sha1(ids[i].encode()).digest())[:NORMALIZATION_CLIPS]
-    return np.array(sorted(indices), dtype=np.int64)
+    return np.array(indices, dtype=np.int64)
 
 
 @functools.cache
@@ -216,7 +215,7 @@ def embed(
     settings = {
         "encoder_fingerprint": encoder.fingerprint(),
         "clips_fingerprint": waves.fingerprint,
-        "duration": duration,
+        "duration": duration_key(waves),
         "precision": "fp32",
     }
     wanted = [(layers, pooling)]
@@ -233,7 +232,9 @@ def embed(
         pending = np.asarray(writer.pending)
         good = pending[~np.isin(pending, list(waves.bad))]
         done = n_clips - len(pending)
-        if len(waves.bad):  # a skipped clip keeps its row, zeros that no probe reads: clip order stays the task's
+        if len(good) < len(
+            pending
+        ):  # a skipped clip keeps its row, zeros that no probe reads: clip order stays the task's
             skipped = np.setdiff1d(pending, good)
             writer.write(skipped, {wanted[0]: np.zeros((len(skipped), matrices[0][2]), np.float32)})
             done += len(skipped)

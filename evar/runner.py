@@ -65,7 +65,7 @@ class Run:
 
     def waveforms(self, task: Task, sample_rate: int) -> Waveforms:
         """The task's waveforms at one rate; encoders of one rate share them."""
-        key = (task.name, str(task.root), sample_rate)
+        key = (task.name, str(task.root), task.fingerprint, sample_rate)
         if key not in self.waves:
             self.waves.clear()  # one task at a time: its rates are asked for one after the other
             with self.reporter.bar("decode", f"{task.name} at {sample_rate} Hz", "clip") as progress:
@@ -92,6 +92,7 @@ def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **option
     settings = Settings.of(**options)
     reporter = reporter or Reporter()
     run, loaded_tasks, loaded_encoders = prepare(encoders, tasks, settings, reporter)
+    run.results.check_writable()
     for task in loaded_tasks:
         for encoder in loaded_encoders:
             for cell in _cells(run, task, encoder):
@@ -113,7 +114,6 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     protocols = [get_protocol(name) for name in settings.probe]
     loaded_tasks = [load(name, settings, reporter) for name in expand_tasks(tasks, settings.tasks_dir)]
     results = Results(settings.results)
-    results.check_writable()
     device = resolve_device(settings.device)
     loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
     for encoder in loaded:  # an unknown layer or pooling is said before any work
@@ -192,7 +192,8 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
     pooling = settings.pooling or encoder.default_pooling
     for protocol in run.protocols:
         norm = choose_norm(encoder, settings.norm, protocol.norm, task)
-        lr = task.card.paper.get("lr", {}).get(encoder.name) if protocol.learning_rate_by_card else None
+        published = protocol.learning_rate_by_card and encoder.weights_kind in ("trained", "bundled")
+        lr = task.card.paper.get("lr", {}).get(encoder.name) if published else None
         seeds = settings.seeds or protocol.seeds
         if protocol.deterministic and settings.train_fraction is None and settings.shots is None:
             seeds = seeds[:1]  # a seed changes nothing here

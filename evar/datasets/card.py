@@ -128,10 +128,15 @@ def list_suites(tasks_dir: str | os.PathLike | None = None) -> dict[str, tuple[s
 
 
 def find_split_file(card: Card, root: Path | None) -> Path | None:
-    """The card's `split_file`: in the data root, beside the card, or beside the shipped cards; else None."""
+    """The card's `split_file`: beside the card, beside the shipped cards, or in the data root; else None.
+
+    A list that ships is not replaced by one in the data; a synthetic stand-in brings its own.
+    """
     if card.split_file is None:
         return None
-    folders = [root, card.path.parent if card.path else None, _shipped()]
+    folders = [card.path.parent if card.path else None, _shipped(), root]
+    if root and (root / "EVAR_SYNTHETIC.json").exists():
+        folders.insert(0, root)
     return next((p for folder in folders if folder and (p := folder / card.split_file).is_file()), None)
 
 

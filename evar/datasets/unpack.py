@@ -33,7 +33,6 @@ MAX_ENTRIES = 2_000_000
 MAX_HEADER = 2**20  # bytes of one tar extension header, which tarfile reads into memory
 BLOCK = 2**20
 TAR_BUFFER = 2**14  # tarfile copies what is left of it at every read
-UNSAFE_NAME = "has a name that is not safe (absolute, '..', drive, backslash, control character, too long)"
 
 Progress = Callable[[int, int], None]
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OSError, ValueError)

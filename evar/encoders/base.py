@@ -351,14 +351,36 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _plain_attributes(encoder: Encoder) -> dict[str, str]:
-    """An author's constructor arguments usually end as plain attributes: two values never share a fingerprint."""
-    known = ("training", "weights_kind", "weights_sha256")
-    return {
-        name: repr(value)
-        for name, value in vars(encoder).items()
-        if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and name not in known
-    }
+def _plain_attributes(encoder: Encoder) -> dict[str, Any]:
+    """An author's constructor arguments usually end as attributes: two values never share a fingerprint."""
+    known = {"weights_kind", "weights_sha256", "normalization", "_label", *vars(nn.Module())}
+    found = {}
+    for path, module in encoder.named_modules():
+        for name, value in sorted(vars(module).items()):
+            if name not in known:
+                found[f"{path}.{name}"] = _digestible(value)
+        for name in sorted(module._non_persistent_buffers_set):
+            found[f"{path}.{name}"] = _digestible(module._buffers[name])
+    return found
+
+
+def _digestible(value: Any) -> Any:
+    """A value as JSON: containers by content, arrays by the digest of their bytes, other objects by their type."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return [[str(key), _digestible(item)] for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [_digestible(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, Tensor):
+        return state_digest({"value": value})
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _exact(device: torch.device) -> contextlib.AbstractContextManager:
@@ -368,11 +390,27 @@ def _exact(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def _foreign_source(cls: type) -> str | None:
-    """Digest of the source file of an encoder that is not evar's: an edited file never meets its old embeddings."""
-    if cls.__module__.startswith("evar."):
-        return None
-    try:
-        return hashlib.sha256(inspect.getsource(sys.modules[cls.__module__]).encode()).hexdigest()
-    except (OSError, TypeError, KeyError):  # typed at a prompt: there is no file
-        return None
+def _foreign_source(cls: type) -> list[str]:
+    """Digests of the code of an encoder that is not evar's, its own base classes included.
+
+    An edited file never meets its old embeddings; where there is no file (a prompt, a notebook) the compiled methods count.
+    """
+    found = []
+    for one in cls.__mro__:
+        if one.__module__.split(".")[0] in ("evar", "torch", "builtins"):
+            continue
+        try:
+            code = inspect.getsource(sys.modules[one.__module__])
+        except (OSError, TypeError, KeyError):
+            code = repr(
+                [(name, _compiled(getattr(value, "__code__", value))) for name, value in sorted(vars(one).items())]
+            )
+        found.append(hashlib.sha256(code.encode()).hexdigest())
+    return found
+
+
+def _compiled(code: Any) -> Any:
+    """What a function does, without where it stands: bytecode, names and constants; other values by their digest."""
+    if not hasattr(code, "co_code"):
+        return str(_digestible(code))
+    return code.co_code, code.co_names, [_compiled(constant) for constant in code.co_consts]

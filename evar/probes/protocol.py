@@ -118,7 +118,9 @@ def _read(path: Path) -> Protocol:
         values[key] = _checked(f"{path}: {key}", key, value, kinds[key])
     if values["name"] in _SHIPPED:
         raise EvarError(f"{path}: the name {values['name']!r} is taken by a shipped protocol: choose another 'name:'")
-    return replace(base, **values)
+    own = replace(base, **values)
+    # An edited file is another protocol: its rows never rank with those of before.
+    return replace(own, name=f"{own.name}#{own.fingerprint()[:8]}")
 
 
 def _checked(where: str, key: str, value: Any, like: Any) -> Any:

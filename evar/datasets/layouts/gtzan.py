@@ -25,7 +25,7 @@ _MINI_RATE = 22050  # Hz, as the real set
 def read(root: Path, card: Card) -> DataFrame:
     """The tracks of the card's `split_file` (columns path, label, split).
 
-    The lists leave out the repetitions, distortions and mislabellings that Sturm (2013) found, and keep artists apart. The audio
+    The lists leave out the repetitions, distortions and mislabellings that Sturm (2013) found. The audio
     may lie in `genres/` or `genres_original/`, as `.wav` or `.au`; ids say `genres/` either way.
     """
     path = find_split_file(card, root)

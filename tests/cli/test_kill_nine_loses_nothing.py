@@ -95,4 +95,4 @@ def test_ten_kills_at_random_moments(template, tmp_path):
         assert run(template, folder, RUN) == 0, (folder / "log.txt").read_text()
         assert canonical(folder) == expected
         assert "Traceback" not in (folder / "log.txt").read_text()
-    assert killed >= 5, "the kills came too late to mean anything"
+    assert killed >= 3, "the kills came too late to mean anything"

@@ -69,6 +69,8 @@ class Settings:
                 raise EvarError(f"unknown option {name!r}" + (f"; did you mean {near!r}?" if near else ""))
             if value is None:
                 continue
+            if name in ("data", "probe") and not isinstance(value, (str, Path, list, tuple)):
+                raise EvarError(f"{name}: expected text or a list, found {value!r}")
             if name in ("data", "probe") and isinstance(value, (str, Path)):
                 value = [part for part in str(value).split(",") if part]
             if name == "seeds":
@@ -98,8 +100,8 @@ def parse_seeds(value: str | int | Iterable[int]) -> tuple[int, ...]:
         seeds = tuple(int(part) for part in parts)
     except (TypeError, ValueError):
         raise EvarError(f"seeds: expected whole numbers such as 42,43,44, found {value!r}") from None
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise EvarError(f"seeds: expected distinct whole numbers of at least 0, found {value!r}")
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise EvarError(f"seeds: expected distinct whole numbers from 0 to 4294967295, found {value!r}")
     return seeds
 
 

@@ -261,7 +261,7 @@ def naming(encoder: Encoder, waves: Waveforms, part: np.ndarray) -> Iterator[Non
         yield
     except EvarError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an own encoder that exits must not end the run as if all were well
         if os.environ.get("EVAR_TRACEBACK"):
             raise
         where = f"{encoder.label} failed on a batch of {len(part)} clips (the first is {waves.ids[part[0]]})"

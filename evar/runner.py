@@ -111,7 +111,7 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     encoder_names = expand_encoders(encoders)
     if settings.weights and len(encoder_names) > 1:
         raise EvarError(f"--weights goes with a single encoder, found {len(encoder_names)}: write NAME@FILE for each")
-    protocols = [get_protocol(name) for name in settings.probe]
+    protocols = [get_protocol(name) for name in dict.fromkeys(settings.probe)]
     loaded_tasks = [load(name, settings, reporter) for name in expand_tasks(tasks, settings.tasks_dir)]
     results = Results(settings.results)
     device = resolve_device(settings.device)

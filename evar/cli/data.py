@@ -72,7 +72,7 @@ def fetch(task: str, folder: str, tasks_dir: str | None) -> None:
     from evar.datasets.fetch import fetch as fetch_data
 
     card = find_card(task, tasks_dir)
-    click.echo(f"{card.name}: {card.licence}", err=True)
+    click.echo(f"{card.name}: {card.licence or 'no licence stated'}", err=True)
     with _bar("fetch", "B") as progress:
         root = fetch_data(card, Path(folder), progress=progress)
     click.echo(f"{root}\nnow: evar run ENCODER {card.name} --data {folder}")

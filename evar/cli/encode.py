@@ -109,6 +109,9 @@ def encode_command(
         rows = [
             loaded.encode_all(wave[None], None, [choice[0]], [choice[1]])[choice][0].cpu().numpy() for wave in waves
         ]
+        for file, row in zip(files, rows, strict=True):
+            if not np.isfinite(row).all():
+                raise EvarError(f"{loaded.label} gives NaN or infinity for {file}: nothing is written")
         arrays = {"files": [str(file) for file in files], "embeddings": np.stack(rows)}
     write_arrays(path, arrays)
     shape = "" if frames else f", [{len(waves)}, {arrays['embeddings'].shape[1]}]"

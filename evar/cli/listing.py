@@ -64,7 +64,7 @@ def tasks_command(tasks_dir: str | None, output: str) -> None:
             f"{card.seconds:g} s",
             card.metric,
             f"{card.folds} folds" if card.split == "folds" else "parts",
-            card.licence,
+            card.licence or "",
             card.title,
         ]
         for name, card in cards.items()

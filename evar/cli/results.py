@@ -46,6 +46,8 @@ def leaderboard_command(
         click.echo(rows.to_csv(index=False), nl=False)
     elif output == "json":
         print_json(rows.to_dict("records"))
+    elif len(rows) == 0 and (tasks or encoders or protocol):
+        click.echo(f"no row of {results} matches --task, --encoder and --probe")
     elif len(rows) == 0:
         click.echo(f"nothing measured yet in {results}: try 'evar run logmel,random:byola-v2 esc50 --mini'")
     else:

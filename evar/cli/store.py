@@ -74,7 +74,9 @@ def verify(ctx: click.Context, embeddings: str) -> None:
     embeddings_option,
     click.option("--incomplete", is_flag=True, help="Remove unfinished sets."),
     click.option("--key", metavar="KEY", help="Remove the set of this key (as listed)."),
-    click.option("--older", type=float, metavar="DAYS", help="Remove sets not written for this many days."),
+    click.option(
+        "--older", type=click.FloatRange(min=0), metavar="DAYS", help="Remove sets not written for this many days."
+    ),
     click.option("--dry-run", is_flag=True, help="Only say what would go."),
 )
 @click.pass_context

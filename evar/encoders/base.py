@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import inspect
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evar.encoders.fingerprint import foreign_source, plain_attributes, state_digest
 from evar.encoders.inputs import checked_audio, checked_normalization
 from evar.encoders.pooling import Frames, fuse, pool, pooled_dim
 from evar.errors import EvarError, unknown
@@ -235,14 +233,14 @@ class Encoder(nn.Module):
             {
                 "name": self.name,
                 "class": f"{cls.__module__}.{cls.__qualname__}",
-                "source": _foreign_source(cls),
+                "source": foreign_source(cls),
                 "version": self.version,
                 "sample_rate": self.sample_rate,
                 "layers": dict(self.layers),
                 "default": [list(self.default_layers), self.default_pooling],
                 "min_samples": self.min_samples,
                 "settings": dict(self.settings),
-                "attributes": _plain_attributes(self),
+                "attributes": plain_attributes(self),
                 "weights": state_digest(self.state_dict()),
                 "normalization": dict(self.normalization) if self.normalization else None,
             }
@@ -301,6 +299,8 @@ class Encoder(nn.Module):
         if layers - set(self.hop_ms):
             outputs |= self._clip(wav, lengths)
         for layer in layers:
+            if layer in self.hop_ms and int(outputs[layer].valid.max()) > outputs[layer].features.shape[1]:
+                raise EvarError(f"{self.label}: layer {layer!r} counts more valid frames than it has")
             tensor = outputs[layer].features if layer in self.hop_ms else outputs[layer]
             found, wanted = list(tensor.shape), [len(wav), self.layers[layer]]
             if tensor.ndim != (3 if layer in self.hop_ms else 2) or [found[0], found[-1]] != wanted or 0 in found:
@@ -341,76 +341,8 @@ class Encoder(nn.Module):
                 module.training = True
 
 
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of a state dict, in the order of names."""
-    sha = hashlib.sha256()
-    for name in sorted(state):
-        values = state[name].detach().cpu().contiguous()
-        sha.update(f"{name}\0{values.dtype}\0{list(values.shape)}\0".encode())
-        sha.update(values.flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
-def _plain_attributes(encoder: Encoder) -> dict[str, Any]:
-    """An author's constructor arguments usually end as attributes: two values never share a fingerprint."""
-    known = {"weights_kind", "weights_sha256", "normalization", "_label", *vars(nn.Module())}
-    found = {}
-    for path, module in encoder.named_modules():
-        for name, value in sorted(vars(module).items()):
-            if name not in known:
-                found[f"{path}.{name}"] = _digestible(value)
-        for name in sorted(module._non_persistent_buffers_set):
-            found[f"{path}.{name}"] = _digestible(module._buffers[name])
-    return found
-
-
-def _digestible(value: Any) -> Any:
-    """A value as JSON: containers by content, arrays by the digest of their bytes, other objects by their type."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return [[str(key), _digestible(item)] for key, item in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [_digestible(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(repr, value))
-    if isinstance(value, Tensor):
-        return state_digest({"value": value})
-    if isinstance(value, np.ndarray):
-        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
 def _exact(device: torch.device) -> contextlib.AbstractContextManager:
     """cuDNN convolutions without TF32 (3 digits) and without algorithms that differ from run to run."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-
-
-def _foreign_source(cls: type) -> list[str]:
-    """Digests of the code of an encoder that is not evar's, its own base classes included.
-
-    An edited file never meets its old embeddings; where there is no file (a prompt, a notebook) the compiled methods count.
-    """
-    found = []
-    for one in cls.__mro__:
-        if one.__module__.split(".")[0] in ("evar", "torch", "builtins"):
-            continue
-        try:
-            code = inspect.getsource(sys.modules[one.__module__])
-        except (OSError, TypeError, KeyError):
-            code = repr(
-                [(name, _compiled(getattr(value, "__code__", value))) for name, value in sorted(vars(one).items())]
-            )
-        found.append(hashlib.sha256(code.encode()).hexdigest())
-    return found
-
-
-def _compiled(code: Any) -> Any:
-    """What a function does, without where it stands: bytecode, names and constants; other values by their digest."""
-    if not hasattr(code, "co_code"):
-        return str(_digestible(code))
-    return code.co_code, code.co_names, [_compiled(constant) for constant in code.co_consts]

@@ -55,7 +55,7 @@ def read(root: Path, card: Card) -> DataFrame:
     if card.multilabel:
         separator = options["separator"] or ","
         return clips.assign(labels=table[options["label"]].map(lambda text: _split_labels(text, separator)))
-    return clips.assign(label=table[options["label"]])
+    return clips.assign(label=table[options["label"]].str.strip())
 
 
 def _split_labels(text: str, separator: str) -> tuple[str, ...]:

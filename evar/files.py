@@ -46,6 +46,8 @@ def make_folder(path: Path | str) -> Path:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from None
+        except FileNotFoundError:  # parents are made too, so this place takes no folders at all (/proc)
+            raise PermissionError(errno.EACCES, "no folder can be made here", str(path)) from None
     return path
 
 

@@ -98,7 +98,7 @@ def mini(task: str, folder: str, tasks_dir: str | None) -> None:
 
     card = find_card(task, tasks_dir)
     root = make(card, default_root(card, Path(folder)))
-    click.echo(f"{root}\nnow: evar run logmel {card.name} --data {card.name}={root}")
+    click.echo(f"{root}\nnow: evar run logmel {task} --data {card.name}={root}")
 
 
 @contextlib.contextmanager

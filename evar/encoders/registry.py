@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -186,7 +187,16 @@ def _instance(
         inspect.signature(cls).bind(**options)
     except TypeError as error:
         raise EvarError(f"{name}: {cls.__name__} {error}") from None
-    encoder = cls.from_weights(weights, **options)
+    try:
+        encoder = cls.from_weights(weights, **options)
+    except EvarError:
+        raise
+    except Exception as error:
+        if os.environ.get("EVAR_TRACEBACK"):
+            raise
+        raise EvarError(
+            f"{name} cannot be built: {type(error).__name__}: {error} (EVAR_TRACEBACK=1 shows where)"
+        ) from error
     if not isinstance(encoder, cls):
         raise EvarError(f"{name}: {cls.__name__}.from_weights gave {type(encoder).__name__}, expected the encoder")
     return _checked_own(encoder)

@@ -166,6 +166,14 @@ def test_an_encoder_of_ones_own_that_fails_is_named(name, expected, evar, datase
     assert "high/1_0" in line or "low/1_0" in line
 
 
+def test_an_encoder_of_ones_own_that_cannot_be_built_is_named(evar, dataset, tmp_path):
+    (tmp_path / "own_built.py").write_text(
+        "import evar\nclass Own(evar.Encoder):\n    def __init__(self): raise ValueError('no weights')\n"
+    )
+    line = evar("run", "py:own_built:Own", *RUN[2:]).one_line_error()
+    assert "own_built:Own cannot be built: ValueError: no weights" in line
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("pwned",)

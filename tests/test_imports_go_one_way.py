@@ -20,7 +20,10 @@ ALLOWED = {
     "probes": BASE,
     "results": BASE,
     "runner": BASE | {"datasets", "audio", "encoders", "store", "probes", "results"},
-    "cli": BASE | {"datasets", "audio", "encoders", "store", "probes", "results", "runner", "cli"},
+    "pretraining": BASE | {"audio", "encoders"},
+    "reporting": BASE | {"datasets", "store", "probes", "results"},
+    "cli": BASE
+    | {"datasets", "audio", "encoders", "store", "probes", "results", "runner", "pretraining", "reporting", "cli"},
 }
 # One room may span several top-level modules.
 ROOM_OF = {

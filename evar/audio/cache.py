@@ -83,6 +83,29 @@ class Waveforms:
             row[length:] = 0.0
         return batch, lengths
 
+    def crops(self, indices: np.ndarray, starts: np.ndarray, samples: int) -> np.ndarray:
+        """float32 [B, samples]: of clip indices[i] the part from sample starts[i] (int64 [B]), zeros past its end.
+
+        One gather for the whole batch. Starts are within their clips.
+        """
+        indices, starts = np.asarray(indices), np.asarray(starts)
+        first, left = self._offsets[indices] + starts, self.lengths[indices] - starts
+        # Rows that would reach over the end of the file are read from a copy of its end with zeros behind it.
+        n = len(self._samples)
+        over = first + samples > n
+        base = np.lib.stride_tricks.sliding_window_view(self._samples, samples) if n >= samples else None
+        rows = np.zeros((len(indices), samples), dtype=np.int16)
+        if not over.all():
+            rows[~over] = base[first[~over]]
+        if over.any():
+            low = int(first[over].min())
+            tail = np.concatenate([self._samples[low:], np.zeros(samples, dtype=np.int16)])
+            rows[over] = np.lib.stride_tricks.sliding_window_view(tail, samples)[first[over] - low]
+        batch = rows * self._gains[indices, None]
+        if (short := left < samples).any():
+            batch[short] *= np.arange(samples) < left[short, None]
+        return batch
+
 
 def open_waveforms(
     ids: Sequence[str],

@@ -13,6 +13,13 @@ from evar.errors import nearest
 VERBS = {
     "run": ("run", "Score encoders on tasks; writes the leaderboard."),
     "leaderboard": ("results", "Show what has been measured."),
+    "compare": ("compare", "Compare encoders clip by clip: is the difference real?"),
+    "table": ("table", "Regenerate a paper's table, measured beside published."),
+    "reproduce": ("table", "Hold one measured number to the published one."),
+    "report": ("report", "Write one HTML page of all that was measured."),
+    "plot": ("report", "Draw one figure as PNG or SVG."),
+    "export": ("report", "Write all results as tidy CSV or Parquet."),
+    "pretrain": ("pretrain", "Train BYOL-A or COLA on your own audio."),
     "encoders": ("listing", "List the encoders."),
     "tasks": ("listing", "List the tasks and suites."),
     "task": ("listing", "Show one task card."),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from evar.embed import Progress
 from evar.runner import Reporter
+
+if TYPE_CHECKING:
+    from evar.pretraining.trainer import Step
 
 
 class Bars(Reporter):
@@ -56,3 +61,71 @@ class Bars(Reporter):
                 line.update(done - line.n)
 
             yield progress
+
+
+class TrainingBar:
+    """What a pre-training looks like: a bar with loss, samples/s and time left; lines where there is no terminal."""
+
+    def __init__(self, hidden: bool = False) -> None:
+        self.hidden = hidden
+        self._bar: Any = None
+        self._warned = False
+        self._last = 0.0
+
+    def __enter__(self) -> TrainingBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, text: str) -> None:
+        """One line above the bar; warnings are shown even when quiet."""
+        warning = text.startswith("warning: ")
+        if self.hidden and not warning:
+            return
+        text = f"evar: {text}" if warning else text
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def decoding(self, done: int, total: int) -> None:
+        """Progress of the waveform cache."""
+        self._show("decode", "clip", done, total)
+
+    def step(self, step: Step) -> None:
+        """Progress of the training."""
+        if step.collapsed and not self._warned:
+            self._warned = True
+            self.say(
+                f"warning: step {step.step}: the embeddings have collapsed to almost one vector: stop, and lower --lr"
+                " or raise --tau"
+            )
+        shown = f"loss {step.loss:.4f}"
+        if self._show("train", "step", step.step, step.steps, shown + f", {step.samples_per_s:.0f} samples/s"):
+            return
+        now = time.monotonic()
+        if not self.hidden and (now - self._last > 30 or step.step == step.steps):
+            self._last = now
+            left = (step.steps - step.step) * step.batch / max(step.samples_per_s, 1e-9)
+            print(
+                f"step {step.step}/{step.steps}: {shown}, {step.samples_per_s:.0f} samples/s, {left / 60:.0f} min to go",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _show(self, what: str, unit: str, done: int, total: int, after: str = "") -> bool:
+        """Move the bar; False where standard error is no terminal."""
+        if self.hidden or not sys.stderr.isatty():
+            return False
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc.strip(": ") != what:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar = tqdm(desc=what, unit=unit, total=total, file=sys.stderr, dynamic_ncols=True, leave=False)
+            self._bar.initial = done if what == "train" and done > 50 else 0
+        self._bar.total = total
+        self._bar.set_postfix_str(after, refresh=False)
+        self._bar.update(done - self._bar.n)
+        return True

@@ -25,6 +25,18 @@ def stratified(clips: DataFrame, n: int, seed: int) -> list[int]:
     return sorted(row for rows, size in zip(strata.values(), sizes, strict=True) for row in rows[:size])
 
 
+def by_group(groups: Series, fraction: float) -> Series:
+    """A boolean per clip: whole groups, in sha1 order of their names, until they hold `fraction` of the clips."""
+    order = sorted(groups.unique(), key=lambda name: hashlib.sha1(str(name).encode()).hexdigest())
+    sizes, chosen, count = groups.value_counts(), set(), 0
+    for name in order:
+        if count >= fraction * len(groups) or len(chosen) + 1 == len(order):
+            break
+        chosen.add(name)
+        count += sizes[name]
+    return groups.isin(chosen)
+
+
 def _shares(sizes: list[int], n: int) -> list[int]:
     """`n` places over strata of `sizes`: one each, the rest in proportion; earlier strata win ties."""
     if n < len(sizes):

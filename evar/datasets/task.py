@@ -85,6 +85,26 @@ class Task:
         clips = self.clips.iloc[stratified(self.clips, n, seed)].reset_index(drop=True)
         return _with_fingerprint(replace(self, clips=clips, limit=n))
 
+    def inner(self) -> Task:
+        """The task `NAME:inner`, on which recipes may be chosen: its test clips are not in it.
+
+        Folds: fold 1 is left out and the others cross-validate among themselves. Parts: the valid part is tested; where
+        there is none, a tenth of the training clips by group, in sha1 order of the group's name.
+        """
+        from evar.datasets.subset import by_group
+
+        clips = self.clips
+        if "fold" in clips:
+            clips = clips[clips["fold"] != 1]
+        else:
+            clips = clips[clips["split"] != "test"]
+            tested = clips["split"] == "valid"
+            if not tested.any():
+                tested = by_group(clips["group"], 0.1)
+            clips = clips.assign(split=tested.map({True: "test", False: "train"}))
+        name = f"{self.name}:inner"
+        return _with_fingerprint(replace(self, name=name, clips=clips.reset_index(drop=True)))
+
 
 def load_task(
     name: str,

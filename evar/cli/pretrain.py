@@ -1,0 +1,209 @@
+"""`evar pretrain`: weights of your own, from any folder of audio."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evar.cli.options import data_option, device_option, tasks_dir_option, with_options
+from evar.errors import EvarError, unknown
+
+SWITCHES = ("mixup", "crop", "crop_freq", "crop_time", "fader", "noise", "norm", "bank")
+NORMS = ("views", "batch", "none")
+
+
+@click.command()
+@click.argument("method", type=click.Choice(["byola", "cola"]))
+@with_options(
+    click.option(
+        "--audio", multiple=True, metavar="DIR|CSV", help="Folder tree of audio, or a manifest (column: file)."
+    ),
+    click.option("--preset", metavar="NAME", help="Recipe; --list-presets shows them. [default: v2, or cola]"),
+    click.option("--list-presets", is_flag=True, help="Show the recipes and stop."),
+    click.option("--epochs", type=float, metavar="N", help="Passes over the corpus (a second of each clip at a time)."),
+    click.option("--steps", type=click.IntRange(1), metavar="N", help="Steps instead of epochs."),
+    click.option("--batch", type=click.IntRange(2), metavar="N", help="Clips per step, over all processes."),
+    click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="X", help="Learning rate of Adam."),
+    click.option("--schedule", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True),
+    click.option("--warmup", type=click.IntRange(0), default=0, metavar="N", help="Steps of linear rise."),
+    click.option("--tau", type=click.FloatRange(0, 1), metavar="X", help="Decay of BYOL's moving average."),
+    click.option("--augment", metavar="K=V,...", help="Switches: mixup=0.4|off, crop=on|off, crop_freq=0.6:1.5, ..."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    device_option,
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
+    click.option("-o", "--out", default="", metavar="DIR", help="Run folder. [default: pretrained/ENCODER-sSEED]"),
+    click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run folder."),
+    click.option(
+        "--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Stop by then, with weights."
+    ),
+    click.option("--skip-licence", multiple=True, metavar="TEXT", help="Leave out manifest rows under such a licence."),
+    click.option("--licence", default="", metavar="TEXT", help="Licence note for the weights file."),
+    click.option(
+        "--trained-on", multiple=True, metavar="NAME", help="Corpus name, for the `contaminated` flag of rows."
+    ),
+    click.option("--half", is_flag=True, help="Write matrices as float16 (half the file; float32 when loaded)."),
+    click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events."),
+    click.option(
+        "--probe-every", type=click.IntRange(0), default=0, metavar="N", help="Score the weights every N steps."
+    ),
+    click.option("--probe-tasks", metavar="NAMES", help="Tasks to score them on."),
+    click.option(
+        "--probe-split",
+        type=click.Choice(["inner", "test"]),
+        default="inner",
+        show_default=True,
+        help="inner: without the test clips, so recipes may be chosen by it.",
+    ),
+    data_option,
+    tasks_dir_option,
+    click.option(
+        "--embeddings", default="embeddings", show_default=True, metavar="DIR", help="Where waveforms are kept."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and the result."),
+)
+def pretrain_command(
+    method: str,
+    audio: tuple[str, ...],
+    preset: str | None,
+    list_presets: bool,
+    quiet: bool,
+    augment: str | None,
+    device: str,
+    precision: str,
+    probe_every: int,
+    probe_tasks: str | None,
+    probe_split: str,
+    data: tuple[str, ...],
+    tasks_dir: str | None,
+    embeddings: str,
+    **given: Any,
+) -> None:
+    """Train METHOD (byola or cola) on audio without labels; writes weights that `evar run` takes.
+
+    Any folder tree of audio in any rate works. Several GPUs or nodes: start it with torchrun.
+
+    \b
+    Examples:
+      evar pretrain byola --audio ~/sounds --preset v1-512 --max-hours 1
+      evar run byola-v1-512@byola-v1-512-s0 esc50 --data ~/datasets
+      evar pretrain byola --audio ~/sounds --preset v2 --epochs 100 --probe-every 500 --probe-tasks esc50 --data ~/datasets
+      evar pretrain byola --audio ~/sounds --augment mixup=off --out pretrained/without-mixup
+      torchrun --nproc-per-node 8 -m evar pretrain byola --audio ~/AudioSet --device cuda
+    """
+    from evar.embed import keep_freed_memory, resolve_device
+    from evar.pretraining.presets import PRESETS, get_preset
+
+    if list_presets:
+        return click.echo(presets_text(PRESETS))
+    chosen = get_preset(preset or {"byola": "v2", "cola": "cola"}[method])
+    kind = {"byol": "byola", "cola": "cola"}[chosen.method]
+    if kind != method:
+        raise EvarError(f"preset {chosen.name} is one of {kind}: evar pretrain {kind} --preset {chosen.name}")
+    if not audio:
+        raise EvarError("evar pretrain needs audio: --audio DIR, or --audio MANIFEST.csv")
+    if bool(probe_every) != bool(probe_tasks):
+        raise EvarError("--probe-every N and --probe-tasks NAMES go together: give both or neither")
+    rank = int(os.environ.get("RANK", "0"))
+    keep_freed_memory()
+    from evar.pretraining.pretrain import Options, pretrain
+
+    device = resolve_device(device)
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "fp32"
+    options = Options(
+        audio=audio,
+        preset=chosen.name,
+        augment=parse_switches(augment),
+        device=device,
+        precision=precision,
+        cache=str(Path(embeddings) / "waveforms"),
+        **given,
+    )
+    probe = None
+    if probe_every:
+        from evar.cli.probe_curve import Curve
+
+        folder = Path(options.out or f"pretrained/{chosen.encoder}-s{options.seed}")
+        probe = Curve(
+            folder, chosen.encoder, probe_tasks, data, tasks_dir, embeddings, device, inner=probe_split == "inner"
+        )
+    from evar.cli.progress import TrainingBar
+
+    with TrainingBar(hidden=quiet or rank > 0) as bar:
+        trained = pretrain(
+            options,
+            say=bar.say,
+            decoding=bar.decoding,
+            on_step=bar.step,
+            probe_every=probe_every,
+            on_probe=probe and (lambda step, path: bar.say(probe.score(step, path))),
+        )
+    if rank > 0:
+        return
+    outcome = trained.outcome
+    how = {"finished": "finished", "time": "stopped by --max-hours", "interrupted": "interrupted"}[outcome.reason]
+    click.echo(f"{how} after {outcome.step} steps, {outcome.seconds / 3600:.2f} h, loss {outcome.loss:.4f}")
+    click.echo(f"{trained.weights}\ntry: evar run {chosen.encoder}@{trained.weights} esc50 --data DIR")
+    if outcome.reason != "finished":
+        click.echo("go on with: the same command and --resume")
+
+
+def parse_switches(text: str | None) -> dict[str, Any]:
+    """`mixup=off,crop_freq=0.6:1.5` -> keywords of `Augmentation`; EvarError for anything else."""
+    switches: dict[str, Any] = {}
+    for part in filter(None, (text or "").split(",")):
+        key, equals, value = part.strip().partition("=")
+        if not equals or key not in SWITCHES:
+            raise unknown("augmentation switch", key, SWITCHES, "(as in --augment mixup=off,fader=1)")
+        switches[key] = _switch(key, value)
+    return switches
+
+
+def _switch(key: str, value: str) -> Any:
+    if key == "norm" and value in NORMS:
+        return value
+    if key == "crop" and value in ("on", "off"):
+        return value == "on"
+    try:
+        if key in ("crop_freq", "crop_time"):
+            low, high = map(float, value.split(":"))
+            if 0 < low <= high:
+                return [low, high]
+        elif key == "bank" and int(value) > 0:
+            return int(value)
+        elif key in ("mixup", "fader", "noise"):
+            strength = 0.0 if value == "off" else float(value)
+            if 0 <= strength <= (10 if key == "fader" else 1):
+                return strength
+    except ValueError:
+        pass
+    expected = {"norm": "|".join(NORMS), "crop": "on|off", "bank": "entries", "fader": "0 to 10"}
+    wanted = expected.get(
+        key, "LOW:HIGH, such as 0.6:1.5" if key.startswith("crop_") else "a number from 0 to 1, or off"
+    )
+    raise EvarError(f"--augment {key}={value}: expected {wanted}")
+
+
+def presets_text(presets: Any) -> str:
+    """The recipes as a table."""
+    from evar.cli.options import table
+
+    rows = [
+        [
+            p.name,
+            {"byol": "byola", "cola": "cola"}[p.method],
+            p.encoder,
+            f"{p.epochs:g}",
+            str(p.batch),
+            f"{p.lr:g}",
+            p.corpus,
+            p.expect,
+        ]
+        for p in presets.values()
+    ]
+    return table(
+        rows, ["preset", "method", "encoder", "epochs", "batch", "lr", "published corpus", "expect"], {3, 4, 5}
+    )

@@ -1,0 +1,1 @@
+"""Self-supervised pre-training: BYOL-A and COLA, their augmentations, the loop, its checkpoints."""

@@ -1,0 +1,133 @@
+"""Audio to pre-train on: any folder tree or manifest, decoded once, then random crops of it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evar.audio.cache import Waveforms, open_waveforms
+from evar.errors import EvarError
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
+PIECE_SECONDS = 1.0
+"""A clip stands in an epoch once for each second of its length, at least once: all audio is seen equally often."""
+STATISTICS_CROPS = 20_000
+"""Log-mel statistics are measured on at most this many crops."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Decoded clips to draw crops from.
+
+    waves: all clips, those that could not be decoded in `waves.bad`. pieces: int64 [P], the clip of each piece of an
+    epoch. sources: the folders and manifests as given. digest: SHA-256 of the decoded audio and the clips' names.
+    """
+
+    waves: Waveforms
+    pieces: np.ndarray
+    sources: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of names, rate and decoded samples."""
+        return self.waves.fingerprint
+
+    @property
+    def clips(self) -> int:
+        """Clips that could be decoded."""
+        return len(self.waves) - len(self.waves.bad)
+
+    @property
+    def hours(self) -> float:
+        """Length of what could be decoded."""
+        return float(self.waves.lengths.sum()) / self.waves.sample_rate / 3600
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The clips of one epoch in random order, int64 [P]: the same for the same seed and epoch."""
+        return np.random.default_rng([seed, epoch, 0]).permutation(self.pieces)
+
+    def crops(self, clips: np.ndarray, n_crops: int, samples: int, random: np.random.Generator) -> np.ndarray:
+        """float32 [B, n_crops, samples]: uniformly placed parts of each clip; shorter clips are zero-padded."""
+        clips = np.repeat(clips, n_crops)
+        room = np.maximum(self.waves.lengths[clips] - samples, 0)
+        starts = (random.random(len(clips)) * (room + 1)).astype(np.int64)
+        return self.waves.crops(clips, starts, samples).reshape(-1, n_crops, samples)
+
+    def statistics_batches(self, samples: int, batch: int = 256):  # noqa: ANN201 (a generator of arrays)
+        """(wav [B, samples], lengths [B]) batches for the corpus's log-mel statistics: the same on every call."""
+        order = np.random.default_rng(0).permutation(self.pieces)[:STATISTICS_CROPS]
+        random = np.random.default_rng(1)
+        for first in range(0, len(order), batch):
+            clips = order[first : first + batch]
+            wav = self.crops(clips, 1, samples, random)[:, 0]
+            yield wav, np.minimum(self.waves.lengths[clips], samples)
+
+
+def open_corpus(
+    sources: Sequence[str | Path],
+    sample_rate: int,
+    cache_dir: str | Path,
+    skip_licence: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Corpus:
+    """Open folders, audio files and CSV manifests (column `file`, relative to the manifest; `licence` if filtered).
+
+    skip_licence: rows whose licence contains one of these texts are left out. Files that cannot be decoded are left
+    out and stand in `corpus.waves.bad`. Raises EvarError: nothing there, no audio, a manifest without its columns,
+    files that a manifest names and that are missing, nothing that can be decoded.
+    """
+    names, files = [], []
+    for source in sources:
+        path = Path(source).expanduser()
+        found = _from_manifest(path, skip_licence) if path.suffix.lower() == ".csv" else _from_folder(path)
+        if skip_licence and path.suffix.lower() != ".csv":
+            raise EvarError(f"--skip-licence needs a manifest with a licence column, found {path}")
+        for name, file in found:
+            names.append(name if len(sources) == 1 else f"{path.stem}/{name}")
+            files.append(file)
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise EvarError(f"--audio names {twice} twice: give each file once")
+    n = len(files)
+    waves = open_waveforms(
+        names, files, [0.0] * n, [None] * n, sample_rate, None, cache_dir, skip_bad=True, progress=progress
+    )
+    seconds = waves.lengths / sample_rate
+    repeats = np.where(waves.lengths > 0, np.maximum(1, np.round(seconds / PIECE_SECONDS)), 0).astype(np.int64)
+    return Corpus(waves, np.repeat(np.arange(n), repeats), tuple(str(source) for source in sources))
+
+
+def _from_folder(path: Path) -> list[tuple[str, Path]]:
+    if path.is_file():
+        return [(path.name, path)]
+    if not path.is_dir():
+        raise EvarError(f"--audio {path} does not exist: expected a folder of audio or a CSV manifest")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+    if not files:
+        raise EvarError(f"no audio in {path}: expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}")
+    return [(file.relative_to(path).as_posix(), file) for file in files]
+
+
+def _from_manifest(path: Path, skip_licence: Sequence[str]) -> list[tuple[str, Path]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EvarError(f"cannot read the manifest {path}: {error}") from error
+    for column in ["file", *(["licence"] if skip_licence else [])]:
+        if column not in columns:
+            raise EvarError(f"manifest {path} has no column {column!r}: it has {', '.join(columns) or 'none'}")
+    if None in {value for row in rows for value in (row["file"], row.get("licence", ""))}:
+        raise EvarError(f"manifest {path} has rows with fewer columns than its header")
+    kept = [row["file"] for row in rows if not any(text in row.get("licence", "") for text in skip_licence)]
+    if not kept:
+        raise EvarError(f"manifest {path} names no files" + (" under other licences" if rows else ""))
+    missing = [name for name in kept if not (path.parent / name).is_file()]
+    if missing:
+        raise EvarError(f"manifest {path}: {len(missing)} of {len(kept)} files are missing, such as {missing[0]}")
+    return [(name, path.parent / name) for name in kept]

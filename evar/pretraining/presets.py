@@ -1,0 +1,108 @@
+"""Named recipes: what is trained, on what, for how long, and the score to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evar.errors import unknown
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One recipe.
+
+    encoder: registered name. method: `byol` or `cola`. options: keywords of the method. epochs, batch, lr: the
+    published settings; the command line overrides them. corpus: what it was published on. expect: the score to expect.
+    """
+
+    name: str
+    encoder: str
+    method: str
+    epochs: int
+    batch: int
+    lr: float
+    corpus: str
+    expect: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+V1_AUGMENTATION = {"mixup": 0.4, "crop": True, "fader": 0.0, "norm": "views"}
+V2_AUGMENTATION = {"mixup": 0.2, "crop": True, "fader": 1.0, "norm": "batch"}
+
+
+def _v1(d: int, expect: str) -> Preset:
+    return Preset(
+        f"v1-{d}",
+        f"byola-v1-{d}",
+        "byol",
+        epochs=100,
+        batch=256,
+        lr=3e-4,
+        corpus="AudioSet (1.9 M clips) or FSD50K (dev, 41 k clips)",
+        expect=expect,
+        options={"augmentation": V1_AUGMENTATION},
+    )
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        _v1(512, "IJCNN 2021 Table 1, d = 512: evar table byola-v1"),
+        _v1(1024, "IJCNN 2021 Table 1, d = 1024: evar table byola-v1"),
+        _v1(2048, "IJCNN 2021 Table 1, d = 2048: evar table byola-v1"),
+        Preset(
+            "v2",
+            "byola-v2",
+            "byol",
+            epochs=100,
+            batch=256,
+            lr=1e-4,
+            corpus="AudioSet (1.9 M clips)",
+            expect="nine-task average 72.4 (TASLP 2023): evar table byola-v2",
+            options={"augmentation": V2_AUGMENTATION},
+        ),
+        Preset(
+            "v2-small",
+            "byola-v2-2048",
+            "byol",
+            epochs=100,
+            batch=256,
+            lr=1e-4,
+            corpus="any",
+            expect="not published: 2048-d, for small corpora and machines (our choice)",
+            options={"augmentation": V2_AUGMENTATION},
+        ),
+        Preset(
+            "cola",
+            "cola",
+            "cola",
+            epochs=100,
+            batch=1024,
+            lr=1e-4,
+            corpus="AudioSet",
+            expect="ICASSP 2021: evar table cola",
+        ),
+        *(
+            Preset(
+                f"cola-prime-{d}",
+                f"cola-prime-{d}",
+                "cola",
+                epochs=100,
+                batch=1024,
+                lr=1e-4,
+                corpus="AudioSet",
+                expect=f"IJCNN 2021 Table 1, COLA', d = {d}: evar table byola-v1",
+            )
+            for d in (512, 1024, 2048)
+        ),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name; EvarError when there is none."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name]

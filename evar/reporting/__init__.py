@@ -1,0 +1,1 @@
+"""What is made of measured rows: tables beside published figures, paired comparison, report, plots. No torch here."""

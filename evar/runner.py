@@ -374,4 +374,6 @@ def _predictions(cell: Cell, evaluation: Any, clips: pd.DataFrame) -> pd.DataFra
                 "score_true": one.scores[np.arange(len(truth)), truth],
             }
         parts.append(pd.DataFrame(part))
-    return pd.concat(parts, ignore_index=True)
+    frame = pd.concat(parts, ignore_index=True)
+    frame.attrs["classes"] = list(cell.task.classes)  # the order of `scores`, also of classes that no test clip has
+    return frame

@@ -32,8 +32,8 @@ _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 class Entry:
     """One encoder that evar ships, as its file's `ENCODERS` literal declares it.
 
-    dim is the size of the default embedding; extra names the pip extra that it needs; weights is `required`, `none`
-    or `bundled` (a checkpoint of ours); options are what `load_encoder(name, **options)` takes, with their defaults.
+    dim is the size of the default embedding; extra names the pip extra that it needs; weights is `required`, `none`,
+    `bundled` (a checkpoint of ours, and nothing else) or `optional` (ours unless others are given); options are what `load_encoder(name, **options)` takes, with their defaults.
     """
 
     name: str
@@ -107,6 +107,17 @@ def load_encoder(
     return encoder.to(target).eval()
 
 
+def bundled_file(name: str) -> Path:
+    """The weights that come with evar for `name`; EvarError where an installation lacks them."""
+    path = Path(__file__).parent / "bundled" / f"{name}.safetensors"
+    if not path.is_file():
+        raise EvarError(
+            f"the bundled weights of {name} are not in this installation (expected {path}): install evar again,"
+            " or give byola-v2@FILE"
+        )
+    return path
+
+
 @functools.cache
 def _shipped() -> dict[str, Entry]:
     entries = {}
@@ -121,13 +132,12 @@ def _shipped() -> dict[str, Entry]:
 
 def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
     entry, cls = _find(parsed)
-    if entry and entry.weights == "bundled" and parsed.weights is None:
-        raise EvarError(
-            f"{parsed.name} is the checkpoint that comes with evar, and this version has none yet:"
-            " give byola-v2@FILE or byola-v1-512@FILE, or random:byola-v2 for the untrained baseline"
-        )
-    if entry and entry.weights == "bundled":
+    if entry and entry.weights == "bundled" and parsed.weights is not None:
         raise EvarError(f"{parsed.name} takes no weights file: name its architecture, byola-v2@{parsed.weights}")
+    if entry and entry.weights in ("bundled", "optional") and parsed.weights is None:
+        encoder = _instance(entry, cls, parsed.name, str(bundled_file(parsed.name)), options)
+        encoder.weights_kind = "bundled"
+        return encoder
     if entry and entry.weights == "required" and parsed.weights is None:
         raise EvarError(
             f"{parsed.name} needs weights: give {parsed.name}@FILE (or --weights FILE),"

@@ -51,6 +51,8 @@ class ByolMethod(Method):
     papers are silent).
 
     encoder: the online encoder, with the corpus's normalisation statistics. tau: decay of the moving average.
+    fc_lr: share of the learning rate that the encoder's linear layers get. Below 1 is our choice for short runs: there
+    the linear layers lose rank faster than the convolutions learn (docs/pretraining-notes.md).
     augmentation: keywords of `Augmentation`. dtype: of the convolutions (bfloat16 or float32).
     """
 
@@ -62,6 +64,7 @@ class ByolMethod(Method):
         encoder: Byola,
         *,
         tau: float = 0.99,
+        fc_lr: float = 1.0,
         hidden: int = 4096,
         projection: int = 256,
         augmentation: Mapping[str, Any] | None = None,
@@ -75,8 +78,10 @@ class ByolMethod(Method):
         self.predictor = Head(projection, hidden, projection)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.augmentation = Augmentation((encoder.front_end.n_mels, UNIT_FRAMES), **(augmentation or {}))
+        self.lr_shares = {"online.encoder.fc.": fc_lr}
         self.settings = {
             "tau": tau,
+            "fc_lr": fc_lr,
             "hidden": hidden,
             "projection": projection,
             "augmentation": dict(augmentation or {}),
@@ -111,7 +116,7 @@ class ByolMethod(Method):
         return loss, embeddings[0].detach().float()
 
     def _prepared(self, view: Tensor) -> Tensor | Patches:
-        return Patches.of(view, self.dtype) if view.device.type == "cpu" else view
+        return Patches.of(view, self.dtype) if view.device.type == "cpu" else view.to(self.dtype)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -50,7 +50,8 @@ class Patches:
         values[..., :9].unflatten(-1, (3, 3)).copy_(windows)
         values = values.view(4, -1, 10)
         flat = values.view(-1, 10)
-        total = all_sum((flat.T @ flat).double())
+        with torch.autocast(x.device.type, enabled=False):  # statistics are float32 in any precision
+            total = all_sum((flat.T @ flat).double())
         count = int(total[9, 9])
         mean, second = total[9, :9] / count, total[:9, :9] / count
         covariance = second - mean[:, None] * mean
@@ -88,8 +89,9 @@ class _ConvolvePool(torch.autograd.Function):
 def first_block(patches: Patches, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Convolution, batch normalisation with this batch's statistics, ReLU, 2x2 maximum: [B, C, H/2, W/2]."""
     kernel = conv.weight.flatten(1)
-    mean = kernel @ patches.mean
-    variance = ((kernel @ patches.covariance) * kernel).sum(1).clamp(min=0.0)
+    with torch.autocast(kernel.device.type, enabled=False):
+        mean = kernel @ patches.mean
+        variance = ((kernel @ patches.covariance) * kernel).sum(1).clamp(min=0.0)
     remember(norm, mean + conv.bias, variance, patches.count)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     folded = torch.cat([kernel * scale[:, None], (norm.bias - mean * scale)[:, None]], dim=1)
@@ -98,9 +100,15 @@ def first_block(patches: Patches, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tens
 
 
 def frame_embeddings(encoder: Byola, view: Tensor | Patches) -> Tensor:
-    """`encoder.network(view)` in training mode: [B, T', d] of log-mel [B, 64, T] or, on a CPU, of its `Patches`."""
+    """`encoder.network(view)` in training mode: [B, T', d] of log-mel [B, 64, T] or, on a CPU, of its `Patches`.
+
+    A view or patches in bfloat16 go through in bfloat16; the parameters stay float32.
+    """
     if isinstance(view, Tensor):
-        return encoder.network(view)
+        if view.dtype != torch.bfloat16:
+            return encoder.network(view)
+        with torch.autocast(view.device.type, torch.bfloat16):
+            return encoder.network(view)
     x = first_block(view, encoder.features[0], encoder.features[1])
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
         for i in range(4, len(encoder.features), 4):

@@ -27,6 +27,9 @@ class Method(nn.Module):
     settings: Mapping[str, Any] = MappingProxyType({})
     """What was trained how, as JSON values: stands in checkpoints and in the exported file's preset."""
 
+    lr_shares: Mapping[str, float] = MappingProxyType({})
+    """Start of a parameter's name -> its share of the learning rate, where that is not 1; 0 leaves it as it began."""
+
     def views(self, wav: Tensor, generator: Generator) -> Tensor:
         """Crops float32 [B, crops, crop_samples] -> the network's two inputs [2, B, ...], without gradient.
 

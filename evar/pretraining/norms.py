@@ -45,9 +45,9 @@ def batch_norm(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
     channels = x.shape[1]
     count = total[-1].detach()
     mean = total[:channels] / count
-    variance = total[channels:-1] / count - mean.square()
+    variance = (total[channels:-1] / count - mean.square()).clamp(min=0.0)
     remember(norm, mean, variance, int(count))
-    scale = norm.weight * torch.rsqrt(variance.clamp(min=0.0) + norm.eps)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return torch.addcmul((norm.bias - mean * scale).view(shape), values, scale.view(shape)).to(x.dtype)
 
 

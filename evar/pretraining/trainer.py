@@ -115,7 +115,7 @@ def train(
     method.to(target, memory_format=torch.channels_last).train()
     if world > 1 and target.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
-    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=training.lr, fused=True)
+    optimizer = torch.optim.Adam(_groups(method), lr=training.lr, fused=True)
     first, seconds = 0, 0.0
     if resume:
         state = load_checkpoint(folder)
@@ -145,7 +145,7 @@ def train(
         for step, wav in batches:
             rate = training.lr_at(step)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             numbers = torch.Generator().manual_seed(_seed(training.seed, step, rank, 1))
             torch.manual_seed(_seed(training.seed, step, rank, 2))  # dropout
             views = method.views(wav.to(target, non_blocking=True), numbers)
@@ -202,6 +202,16 @@ def train(
     if log:
         log.close()
     return Outcome(step, seconds + time.monotonic() - began, reason, loss)
+
+
+def _groups(method: Method) -> list[dict[str, Any]]:
+    """The parameters to train, apart by the share of the learning rate that they get."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            share = next((value for start, value in method.lr_shares.items() if name.startswith(start)), 1.0)
+            groups.setdefault(share, []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items() if share > 0]
 
 
 def _seed(*parts: int) -> int:

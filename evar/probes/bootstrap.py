@@ -36,7 +36,7 @@ def interval(
         else:
             draws = random.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=n_resamples)
             hot = one_hot(truth, score.shape[2])
-            means += np.mean([_weighted_maps(hot, one, draws, member) for one in score], axis=0)
+            means += np.mean([weighted_maps(hot, one, draws, member) for one in score], axis=0)
     low, high = np.percentile(means / len(targets), [2.5, 97.5])
     return float(low), float(high), min(fewest)
 
@@ -58,7 +58,7 @@ def _accuracies(
     return (draws @ kinds[0]) / (draws @ kinds[1])
 
 
-def _weighted_maps(hot: np.ndarray, score: np.ndarray, draws: np.ndarray, member: np.ndarray) -> np.ndarray:
+def weighted_maps(hot: np.ndarray, score: np.ndarray, draws: np.ndarray, member: np.ndarray) -> np.ndarray:
     """Macro average precision of every resample, as weights on the clips (equal scores count as one threshold)."""
     present = np.flatnonzero(hot.any(0))
     total, drawn = np.zeros(len(draws)), np.zeros(len(draws))

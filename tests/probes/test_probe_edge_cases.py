@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evar.errors import EvarError
 from evar.probes import evaluate, get_protocol, list_protocols
-from evar.probes.bootstrap import _weighted_maps, interval
+from evar.probes.bootstrap import weighted_maps, interval
 from evar.probes.features import Features
 from evar.probes.knn import neighbours
 
@@ -123,7 +123,7 @@ def test_weighted_average_precision_is_sklearns():
     random = np.random.default_rng(0)
     hot, score = random.random((60, 3)) < 0.3, np.round(random.random((60, 3)), 1).astype(np.float32)
     draws = random.multinomial(60, np.full(60, 1 / 60), size=4)
-    found = _weighted_maps(hot, score, draws, np.arange(60))
+    found = weighted_maps(hot, score, draws, np.arange(60))
     for draw, value in zip(draws, found, strict=True):
         assert value == pytest.approx(average_precision_score(hot, score, sample_weight=draw), abs=1e-6)
 

@@ -27,8 +27,8 @@ NORMS = ("views", "batch", "none")
     click.option("--steps", type=click.IntRange(1), metavar="N", help="Steps instead of epochs."),
     click.option("--batch", type=click.IntRange(2), metavar="N", help="Clips per step, over all processes."),
     click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="X", help="Learning rate of Adam."),
-    click.option("--schedule", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True),
-    click.option("--warmup", type=click.IntRange(0), default=0, metavar="N", help="Steps of linear rise."),
+    click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate."),
+    click.option("--warmup", type=click.IntRange(0), metavar="N", help="Steps of linear rise."),
     click.option("--tau", type=click.FloatRange(0, 1), metavar="X", help="Decay of BYOL's moving average."),
     click.option("--augment", metavar="K=V,...", help="Switches: mixup=0.4|off, crop=on|off, crop_freq=0.6:1.5, ..."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
@@ -40,6 +40,12 @@ NORMS = ("views", "batch", "none")
         "--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Stop by then, with weights."
     ),
     click.option("--skip-licence", multiple=True, metavar="TEXT", help="Leave out manifest rows under such a licence."),
+    click.option(
+        "--emphasis",
+        multiple=True,
+        metavar="TEXT=X",
+        help="Draw files with TEXT in their name X times as often; repeatable.",
+    ),
     click.option("--licence", default="", metavar="TEXT", help="Licence note for the weights file."),
     click.option(
         "--trained-on", multiple=True, metavar="NAME", help="Corpus name, for the `contaminated` flag of rows."
@@ -71,6 +77,7 @@ def pretrain_command(
     list_presets: bool,
     quiet: bool,
     augment: str | None,
+    emphasis: tuple[str, ...],
     device: str,
     precision: str,
     probe_every: int,
@@ -117,6 +124,7 @@ def pretrain_command(
         audio=audio,
         preset=chosen.name,
         augment=parse_switches(augment),
+        emphasis=parse_emphasis(emphasis),
         device=device,
         precision=precision,
         cache=str(Path(embeddings) / "waveforms"),
@@ -160,6 +168,20 @@ def parse_switches(text: str | None) -> dict[str, Any]:
             raise unknown("augmentation switch", key, SWITCHES, "(as in --augment mixup=off,fader=1)")
         switches[key] = _switch(key, value)
     return switches
+
+
+def parse_emphasis(words: tuple[str, ...]) -> dict[str, float]:
+    """`("speech=2.5",)` -> {"speech": 2.5}; EvarError for anything else."""
+    factors = {}
+    for word in words:
+        text, _, factor = word.rpartition("=")
+        try:
+            factors[text] = float(factor)
+        except ValueError:
+            factors[text] = 0.0
+        if not text or not 0 < factors[text] <= 100:
+            raise EvarError(f"--emphasis {word}: expected TEXT=X with X above 0 and at most 100, such as speech=2.5")
+    return factors
 
 
 def _switch(key: str, value: str) -> Any:

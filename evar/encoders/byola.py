@@ -105,6 +105,7 @@ class Byola(Encoder):
     needs_normalization = True
     preferred_batch = MappingProxyType({"cpu": 32, "cuda": 256})
 
+    family = "byola"
     n_blocks: int
     own_filterbank: str
 
@@ -131,6 +132,9 @@ class Byola(Encoder):
         if weights is None:
             return cls(d, filterbank)
         found = read_weights(weights)
+        written_for = found.metadata.get("encoder", "")
+        if written_for and written_for.partition("-")[0] != cls.family:  # the same tensors, trained by another loss
+            raise EvarError(f"{found.path} holds the encoder {written_for}: give {written_for}@{found.path}")
         front_end = found.metadata.get("frontend") or {}
         known = {**FRONT_END, "sample_rate": SAMPLE_RATE, "filterbank": filterbank}
         for key, value in front_end.items():

@@ -33,7 +33,8 @@ class Entry:
     """One encoder that evar ships, as its file's `ENCODERS` literal declares it.
 
     dim is the size of the default embedding; extra names the pip extra that it needs; weights is `required`, `none`,
-    `bundled` (a checkpoint of ours, and nothing else) or `optional` (ours unless others are given); options are what `load_encoder(name, **options)` takes, with their defaults.
+    `bundled` (a checkpoint of ours, and nothing else) or `optional` (ours unless others are given); options are what
+    `load_encoder(name, **options)` takes, with their defaults.
     """
 
     name: str

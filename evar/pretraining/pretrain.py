@@ -46,8 +46,8 @@ class Options:
     steps: int | None = None
     batch: int | None = None
     lr: float | None = None
-    schedule: str = "constant"
-    warmup: int = 0
+    schedule: str | None = None
+    warmup: int | None = None
     tau: float | None = None
     augment: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -56,6 +56,7 @@ class Options:
     resume: bool = False
     max_hours: float | None = None
     skip_licence: tuple[str, ...] = ()
+    emphasis: Mapping[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()
     licence: str = ""
     half: bool = False
@@ -97,7 +98,12 @@ def pretrain(
         say = say if first else lambda text: None
         encoder = load_encoder(f"random:{preset.encoder}@{options.seed}")
         corpus = open_corpus(
-            options.audio, encoder.sample_rate, options.cache, options.skip_licence, decoding if first else None
+            options.audio,
+            encoder.sample_rate,
+            options.cache,
+            options.skip_licence,
+            options.emphasis,
+            decoding if first else None,
         )
         _say_corpus(corpus, say)
         preset = _overridden(preset, options)
@@ -114,6 +120,7 @@ def pretrain(
             "precision": options.precision,
             "processes": world_size(),
             "corpus_digest": corpus.digest,
+            "emphasis": dict(options.emphasis),
         }
         make_folder(folder)
 
@@ -160,7 +167,11 @@ def build_method(preset: Preset, encoder: Any, corpus: Corpus, seed: int, dtype:
 
 
 def _overridden(preset: Preset, options: Options) -> Preset:
-    given = {key: value for key in ("batch", "lr", "epochs") if (value := getattr(options, key)) is not None}
+    given = {
+        key: value
+        for key in ("batch", "lr", "epochs", "schedule", "warmup")
+        if (value := getattr(options, key)) is not None
+    }
     method = dict(preset.options)
     if options.augment and preset.method != "byol":
         raise EvarError(f"--augment is for byola presets: {preset.name} has no augmentation but its two crops")
@@ -182,8 +193,9 @@ def _training(preset: Preset, options: Options, corpus: Corpus) -> Training:
             f"a batch of {preset.batch} is more than the corpus's {pieces} pieces of a second:"
             f" give --batch {pieces} or less, or more audio"
         )
-    steps = options.steps or max(1, math.ceil(preset.epochs * pieces / preset.batch))
-    return Training(preset.batch, steps, preset.lr, options.seed, options.schedule, options.warmup)
+    planned = preset.steps if options.epochs is None else None
+    steps = options.steps or planned or max(1, math.ceil(preset.epochs * pieces / preset.batch))
+    return Training(preset.batch, steps, preset.lr, options.seed, preset.schedule, preset.warmup)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:

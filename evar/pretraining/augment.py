@@ -146,7 +146,7 @@ class RandomLinearFader(nn.Module):
 class GaussianNoise(nn.Module):
     """Mixes in noise in place of other sounds (the v1 paper's ablation): (1 - l) x + l n, l ~ U(0, ratio), n ~ N(0, std).
 
-    On the standardised log-mel; ratio and std are our choice.
+    On the standardised log-mel, after the crop and the fader; place, ratio and std are our choice.
     """
 
     def __init__(self, ratio: float = 0.4, std: float = 1.0) -> None:
@@ -161,7 +161,10 @@ class GaussianNoise(nn.Module):
 
 
 def post_normalize(views: Tensor, together: bool) -> Tensor:
-    """Views [2, B, F, T] to zero mean and unit deviation: each view's batch alone (v1), or both `together` (v2)."""
+    """Views [2, B, F, T] to zero mean and unit deviation: each view's batch alone (v1), or both `together` (v2).
+
+    With several processes, of the process's own share of the batch (our choice).
+    """
     dims = (0, 1, 2, 3) if together else (1, 2, 3)
     mean = views.mean(dim=dims, keepdim=True)
     std = views.std(dim=dims, keepdim=True, correction=0)
@@ -192,6 +195,8 @@ class Augmentation(nn.Module):
         steps = [RandomResizeCrop(tuple(crop_freq), tuple(crop_time))] if crop else []
         steps += [RandomLinearFader(fader)] if fader else []
         steps += [GaussianNoise(noise)] if noise else []
+        if norm not in ("views", "batch", "none"):
+            raise ValueError(f"norm is 'views', 'batch' or 'none', not {norm!r}")
         self.steps, self.norm = nn.ModuleList(steps), norm
 
     @torch.no_grad()

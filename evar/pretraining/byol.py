@@ -54,9 +54,12 @@ class ByolMethod(Method):
     papers are silent).
 
     encoder: the online encoder, with the corpus's normalisation statistics. tau: decay of the moving average.
-    fc_lr: share of the learning rate that the encoder's linear layers get. Below 1 is our choice for short runs: there
-    the linear layers lose rank faster than the convolutions learn (docs/pretraining-notes.md).
-    depth: hidden layers of the projector. augmentation: keywords of `Augmentation`. dtype: of the convolutions (bfloat16 or float32).
+    fc_lr: share of the learning rate that the encoder's linear layers get.
+    export_fc: `trained`, or `initial`: the exported encoder keeps the linear layers that it began with, and the trained
+    ones count as part of the projector. Our choice for short runs, where the linear layers throw away what the
+    convolutions have learned (docs/pretraining-notes.md).
+    hidden, projection, depth: sizes of the heads, hidden layers of the projector.
+    augmentation: keywords of `Augmentation`. dtype: of the convolutions (bfloat16 or float32).
     """
 
     crop_samples = UNIT_SAMPLES
@@ -68,6 +71,7 @@ class ByolMethod(Method):
         *,
         tau: float = 0.99,
         fc_lr: float = 1.0,
+        export_fc: str = "trained",
         hidden: int = 4096,
         projection: int = 256,
         depth: int = 1,
@@ -82,10 +86,14 @@ class ByolMethod(Method):
         self.predictor = Head(projection, hidden, projection)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         self.augmentation = Augmentation((encoder.front_end.n_mels, UNIT_FRAMES), **(augmentation or {}))
+        if export_fc == "initial":
+            self.initial_fc = copy.deepcopy(encoder.fc).requires_grad_(False)
+        self.export_fc = export_fc
         self.lr_shares = {"online.encoder.fc.": fc_lr}
         self.settings = {
             "tau": tau,
             "fc_lr": fc_lr,
+            "export_fc": export_fc,
             "hidden": hidden,
             "projection": projection,
             "depth": depth,
@@ -96,6 +104,13 @@ class ByolMethod(Method):
     def encoder(self) -> Byola:
         """The online encoder: what is exported."""
         return self.online.encoder
+
+    def exported(self) -> dict[str, Tensor]:
+        """The online encoder's tensors, with the linear layers that `export_fc` says."""
+        state = self.encoder.state_dict()
+        if self.export_fc == "initial":
+            state |= {f"fc.{name}": value for name, value in self.initial_fc.state_dict().items()}
+        return state
 
     @torch.no_grad()
     def views(self, wav: Tensor, generator: Generator) -> Tensor:

@@ -41,5 +41,9 @@ class Method(nn.Module):
         """Two views [2, B, ...] -> (scalar loss, detached clip embeddings float32 [B, D] for the health report)."""
         raise NotImplementedError
 
+    def exported(self) -> dict[str, Tensor]:
+        """The tensors of the weights file, under the encoder's own key names."""
+        return self.encoder.state_dict()
+
     def after_step(self) -> None:
         """What follows the optimiser's step (the moving average of BYOL)."""

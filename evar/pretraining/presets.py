@@ -50,6 +50,26 @@ def _v1(d: int, expect: str) -> Preset:
     )
 
 
+def _quick(name: str, encoder: str, method: str, batch: int, steps: int, options: Mapping[str, Any]) -> Preset:
+    """For a few hours of audio on a CPU: how the bundled weights were trained, chosen on inner validation (our choice)."""
+    return Preset(
+        name,
+        encoder,
+        method,
+        epochs=0,
+        batch=batch,
+        lr=1e-3,
+        corpus="2.5 h of openly licensed sounds (the bundled weights' model card)",
+        expect="results/pretrained/README.md",
+        options=options,
+        steps=steps,
+        schedule="cosine",
+        warmup=steps // 20,
+    )
+
+
+QUICK = {"tau": 0.97, "export_fc": "initial"}
+
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -78,6 +98,10 @@ PRESETS = {
             expect="not published: 2048-d, for small corpora and machines (our choice)",
             options={"augmentation": V2_AUGMENTATION},
         ),
+        _quick("quick-v1-512", "byola-v1-512", "byol", 64, 2000, {**QUICK, "augmentation": V1_AUGMENTATION}),
+        _quick("quick-v2", "byola-v2", "byol", 64, 1300, {**QUICK, "augmentation": V2_AUGMENTATION}),
+        _quick("quick-cola", "cola", "cola", 256, 220, {}),
+        _quick("quick-cola-prime-512", "cola-prime-512", "cola", 256, 480, {}),
         Preset(
             "cola",
             "cola",

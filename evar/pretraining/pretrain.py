@@ -212,7 +212,7 @@ def _say_corpus(corpus: Corpus, say: Say) -> None:
 
 
 def _exported(method: Method, half: bool) -> dict[str, Tensor]:
-    state = method.encoder.state_dict()
+    state = method.exported()
     if not half:
         return state
     # Vectors (statistics, scales, biases) are small and stay exact.

@@ -37,15 +37,6 @@ def test_every_encoder_keeps_the_contract(name):
     assert not [f"{result.name}: {result.detail}" for result in results if not result.ok]
 
 
-def test_the_bundled_checkpoint_never_falls_back_to_random():
-    from evar.errors import EvarError
-
-    with pytest.raises(EvarError, match=r"byola-v2@FILE or byola-v1-512@FILE, or random:byola-v2"):
-        load_encoder("byola")
-    with pytest.raises(EvarError, match="random:byola-v2"):
-        load_encoder("random:byola")
-
-
 def test_listing_imports_no_torch():
     code = (
         "import sys; from evar.encoders.registry import list_encoders, parse;"

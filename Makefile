@@ -44,7 +44,7 @@ pretrained: $(VENV)/.installed  ## train what results/pretrained/ holds, on one 
 	$(VENV)/bin/evar run $(UNTRAINED),$(TRAINED) $(SCORED) --tasks-dir tests/cards --data $(DATA) --results results/pretrained
 
 docs: $(VENV)/.installed-all  ## the documentation as a static site, site/index.html; nothing in it needs the network
-	$(VENV)/bin/mkdocs build --strict --quiet
+	$(VENV)/bin/mkdocs build --strict
 	@echo "site/index.html"
 
 $(VENV)/bin/python:

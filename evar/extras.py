@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ("tensorboard",),
     "report": ("matplotlib",),
     "cluster": ("submitit",),
+    "docs": ("mkdocs", "mkdocs_click"),
 }
 
 

@@ -62,7 +62,7 @@ def app() -> None:
     """evar: how good is a frozen audio representation?
 
     \b
-    evar run logmel,random:byola-v2 esc50 --mini      try it now, without any dataset
-    evar run byola-v2@weights.pth esc50 --data ~/data your copy of ESC-50, the published folds
-    evar leaderboard                                  what has been measured so far
+    evar run logmel,random:byola-v2 esc50 --mini       try it now, without any dataset
+    evar run byola-v2@weights.pth esc50 --data ~/data  your copy of ESC-50, the published folds
+    evar leaderboard                                   what has been measured so far
     """

@@ -68,9 +68,7 @@ class Waveforms:
 
         A clip longer than `samples` is cut to it. Raises ValueError for the index of a clip in `bad`.
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        if self.bad and (skipped := self.bad.keys() & set(indices.tolist())):
-            raise ValueError(f"clip {self.ids[min(skipped)]!r} could not be decoded; leave the indices in .bad out")
+        indices = self._readable(indices)
         lengths = self.lengths[indices]
         if samples is None:
             samples = int(lengths.max(initial=0))
@@ -86,9 +84,9 @@ class Waveforms:
     def crops(self, indices: np.ndarray, starts: np.ndarray, samples: int) -> np.ndarray:
         """float32 [B, samples]: of clip indices[i] the part from sample starts[i] (int64 [B]), zeros past its end.
 
-        One gather for the whole batch. Starts are within their clips.
+        One gather for the whole batch. Starts are within their clips. Raises ValueError for the index of a clip in `bad`.
         """
-        indices, starts = np.asarray(indices), np.asarray(starts)
+        indices, starts = self._readable(indices), np.asarray(starts)
         first, left = self._offsets[indices] + starts, self.lengths[indices] - starts
         # Rows that would reach over the end of the file are read from a copy of its end with zeros behind it.
         n = len(self._samples)
@@ -105,6 +103,12 @@ class Waveforms:
         if (short := left < samples).any():
             batch[short] *= np.arange(samples) < left[short, None]
         return batch
+
+    def _readable(self, indices: Sequence[int]) -> np.ndarray:
+        indices = np.asarray(indices, dtype=np.int64)
+        if self.bad and (skipped := self.bad.keys() & set(indices.tolist())):
+            raise ValueError(f"clip {self.ids[min(skipped)]!r} could not be decoded; leave the indices in .bad out")
+        return indices
 
 
 def open_waveforms(

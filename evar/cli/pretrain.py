@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,14 @@ SWITCHES = ("mixup", "crop", "crop_freq", "crop_time", "fader", "noise", "norm",
 NORMS = ("views", "batch", "none")
 
 
+def _show_presets(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from evar.pretraining.presets import PRESETS
+
+        click.echo(presets_text(PRESETS))
+        ctx.exit()
+
+
 @click.command()
 @click.argument("method", type=click.Choice(["byola", "cola"]))
 @with_options(
@@ -22,7 +33,14 @@ NORMS = ("views", "batch", "none")
         "--audio", multiple=True, metavar="DIR|CSV", help="Folder tree of audio, or a manifest (column: file)."
     ),
     click.option("--preset", metavar="NAME", help="Recipe; --list-presets shows them. [default: v2, or cola]"),
-    click.option("--list-presets", is_flag=True, help="Show the recipes and stop."),
+    click.option(
+        "--list-presets",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_presets,
+        help="Show the recipes and stop.",
+    ),
     click.option("--epochs", type=float, metavar="N", help="Passes over the corpus (a second of each clip at a time)."),
     click.option("--steps", type=click.IntRange(1), metavar="N", help="Steps instead of epochs."),
     click.option("--batch", type=click.IntRange(2), metavar="N", help="Clips per step, over all processes."),
@@ -34,10 +52,25 @@ NORMS = ("views", "batch", "none")
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     device_option,
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True),
-    click.option("-o", "--out", default="", metavar="DIR", help="Run folder. [default: pretrained/ENCODER-sSEED]"),
+    click.option(
+        "-o",
+        "--out",
+        default="",
+        metavar="DIR",
+        help="Run folder. [default: ENCODER-sSEED in $EVAR_PRETRAINED or pretrained]",
+    ),
     click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run folder."),
     click.option(
-        "--max-hours", type=click.FloatRange(0, min_open=True), metavar="H", help="Stop by then, with weights."
+        "--max-hours",
+        type=click.FloatRange(0, min_open=True),
+        metavar="H",
+        help="Train this long now, then stop with weights; --resume goes on.",
+    ),
+    click.option(
+        "--checkpoint-every",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Steps between checkpoints. [default: 10 minutes]",
     ),
     click.option("--skip-licence", multiple=True, metavar="TEXT", help="Leave out manifest rows under such a licence."),
     click.option(
@@ -74,7 +107,6 @@ def pretrain_command(
     method: str,
     audio: tuple[str, ...],
     preset: str | None,
-    list_presets: bool,
     quiet: bool,
     augment: str | None,
     emphasis: tuple[str, ...],
@@ -87,10 +119,11 @@ def pretrain_command(
     tasks_dir: str | None,
     embeddings: str,
     **given: Any,
-) -> None:
+) -> int:
     """Train METHOD (byola or cola) on audio without labels; writes weights that `evar run` takes.
 
-    Any folder tree of audio in any rate works. Several GPUs or nodes: start it with torchrun.
+    Any folder tree of audio in any rate works. Several GPUs or nodes: start it with torchrun. Ctrl-C and SIGTERM stop it
+    after the step in hand, with a checkpoint and weights (exit code 130 or 143); --resume continues to the same weights.
 
     \b
     Examples:
@@ -98,47 +131,50 @@ def pretrain_command(
       evar run byola-v1-512@byola-v1-512-s0 esc50 --data ~/datasets
       evar pretrain byola --audio ~/sounds --preset v2 --epochs 100 --probe-every 500 --probe-tasks esc50 --data ~/datasets
       evar pretrain byola --audio ~/sounds --augment mixup=off --out pretrained/without-mixup
+      evar pretrain byola --list-presets
       torchrun --nproc-per-node 8 -m evar pretrain byola --audio ~/AudioSet --device cuda
     """
-    from evar.embed import keep_freed_memory, resolve_device
-    from evar.pretraining.presets import PRESETS, get_preset
+    with _one_line_per_machine():
+        chosen = _preset_of(method, preset)
+        if not audio:
+            raise EvarError("evar pretrain needs audio: --audio DIR, or --audio MANIFEST.csv")
+        if bool(probe_every) != bool(probe_tasks):
+            raise EvarError("--probe-every N and --probe-tasks NAMES go together: give both or neither")
+        switches, factors = parse_switches(augment), parse_emphasis(emphasis)
+        from evar.cli.progress import TrainingBar
+        from evar.embed import keep_freed_memory, resolve_device
 
-    if list_presets:
-        return click.echo(presets_text(PRESETS))
-    chosen = get_preset(preset or {"byola": "v2", "cola": "cola"}[method])
-    kind = {"byol": "byola", "cola": "cola"}[chosen.method]
-    if kind != method:
-        raise EvarError(f"preset {chosen.name} is one of {kind}: evar pretrain {kind} --preset {chosen.name}")
-    if not audio:
-        raise EvarError("evar pretrain needs audio: --audio DIR, or --audio MANIFEST.csv")
-    if bool(probe_every) != bool(probe_tasks):
-        raise EvarError("--probe-every N and --probe-tasks NAMES go together: give both or neither")
-    rank = int(os.environ.get("RANK", "0"))
-    keep_freed_memory()
-    from evar.pretraining.pretrain import Options, pretrain
+        keep_freed_memory()
+        device = resolve_device(device)
+        from evar.pretraining.pretrain import Options, pretrain, run_folder
 
-    device = resolve_device(device)
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
-    options = Options(
-        audio=audio,
-        preset=chosen.name,
-        augment=parse_switches(augment),
-        emphasis=parse_emphasis(emphasis),
-        device=device,
-        precision=precision,
-        cache=str(Path(embeddings) / "waveforms"),
-        **given,
-    )
-    probe = None
-    if probe_every:
-        from evar.cli.probe_curve import Curve
-
-        folder = Path(options.out or f"pretrained/{chosen.encoder}-s{options.seed}")
-        probe = Curve(
-            folder, chosen.encoder, probe_tasks, data, tasks_dir, embeddings, device, inner=probe_split == "inner"
+        if precision == "auto":
+            precision = "bf16" if device.startswith("cuda") else "fp32"
+        options = Options(
+            audio=audio,
+            preset=chosen.name,
+            augment=switches,
+            emphasis=factors,
+            device=device,
+            precision=precision,
+            cache=str(Path(embeddings) / "waveforms"),
+            **given,
         )
-    from evar.cli.progress import TrainingBar
+        rank = int(os.environ.get("RANK", "0"))
+        curve = None
+        if probe_every and rank == 0:
+            from evar.cli.probe_curve import Curve
+
+            inner = probe_split == "inner"
+            curve = Curve(
+                run_folder(options), chosen.encoder, probe_tasks, data, tasks_dir, embeddings, device, inner=inner
+            )
+
+    def probe(step: int, weights: Path) -> None:
+        try:
+            bar.say(curve.score(step, weights, fresh=not options.resume))
+        except EvarError as error:  # hours of training are worth more than one point of a curve
+            bar.say(f"warning: the weights of step {step} could not be scored: {error}")
 
     with TrainingBar(hidden=quiet or rank > 0) as bar:
         trained = pretrain(
@@ -147,14 +183,42 @@ def pretrain_command(
             decoding=bar.decoding,
             on_step=bar.step,
             probe_every=probe_every,
-            on_probe=probe and (lambda step, path: bar.say(probe.score(step, path))),
+            on_probe=probe if probe_every else None,
         )
-    if rank > 0:
-        return
+    if rank == 0:
+        _tell(trained, chosen.encoder)
+    return 128 + trained.outcome.signal if trained.outcome.signal else 0
+
+
+def _preset_of(method: str, name: str | None) -> Any:
+    from evar.pretraining.presets import get_preset
+
+    preset = get_preset(name or {"byola": "v2", "cola": "cola"}[method])
+    kind = {"byol": "byola", "cola": "cola"}[preset.method]
+    if kind != method:
+        raise EvarError(f"preset {preset.name} is one of {kind}: evar pretrain {kind} --preset {preset.name}")
+    return preset
+
+
+@contextlib.contextmanager
+def _one_line_per_machine() -> Iterator[None]:
+    """What is wrong with the words is wrong in every process that `torchrun` started: the first one says it."""
+    try:
+        yield
+    except EvarError as error:
+        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+            sys.exit(error.exit_code)
+        raise
+
+
+def _tell(trained: Any, encoder: str) -> None:
+    """The last lines: how it ended, where the weights are, what to do next."""
     outcome = trained.outcome
     how = {"finished": "finished", "time": "stopped by --max-hours", "interrupted": "interrupted"}[outcome.reason]
+    if outcome.first >= outcome.step:
+        how = "nothing to do: finished"
     click.echo(f"{how} after {outcome.step} steps, {outcome.seconds / 3600:.2f} h, loss {outcome.loss:.4f}")
-    click.echo(f"{trained.weights}\ntry: evar run {chosen.encoder}@{trained.weights} esc50 --data DIR")
+    click.echo(f"{trained.weights}\ntry: evar run {encoder}@{trained.weights} esc50 --data DIR")
     if outcome.reason != "finished":
         click.echo("go on with: the same command and --resume")
 
@@ -164,8 +228,10 @@ def parse_switches(text: str | None) -> dict[str, Any]:
     switches: dict[str, Any] = {}
     for part in filter(None, (text or "").split(",")):
         key, equals, value = part.strip().partition("=")
-        if not equals or key not in SWITCHES:
+        if key not in SWITCHES:
             raise unknown("augmentation switch", key, SWITCHES, "(as in --augment mixup=off,fader=1)")
+        if not equals:
+            raise EvarError(f"--augment {key}: expected a value, as in --augment mixup=off,fader=1")
         switches[key] = _switch(key, value)
     return switches
 
@@ -192,7 +258,7 @@ def _switch(key: str, value: str) -> Any:
     try:
         if key in ("crop_freq", "crop_time"):
             low, high = map(float, value.split(":"))
-            if 0 < low <= high:
+            if 0 < low <= high <= 10:
                 return [low, high]
         elif key == "bank" and int(value) > 0:
             return int(value)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
-from evar.files import append_bytes, atomic_write
+from evar.files import atomic_write
 
 COLUMNS = ("step", "encoder", "task", "split", "protocol", "score")
 
@@ -34,28 +33,51 @@ class Curve:
 
         self.folder, self.encoder, self.embeddings, self.device = folder, encoder, embeddings, device
         self.split = "inner" if inner else "test"
+        self.points: list[dict[str, str]] = []
         loaded = [load_task(name, data=data, tasks_dir=tasks_dir) for name in expand_tasks(tasks, tasks_dir)]
         self.tasks = [task.inner() for task in loaded] if inner else loaded
 
-    def score(self, step: int, weights: Path) -> str:
-        """Score one weights file; returns the line to show."""
+    def score(self, step: int, weights: Path, fresh: bool = False) -> str:
+        """Score one weights file; returns the line to show. fresh: forget what an earlier run left, on the first call.
+
+        Raises EvarError where a task's audio or the disk fails.
+        """
+        from evar.encoders.registry import load_encoder
         from evar.runner import run
 
+        # As an object: a path may hold commas and asterisks, which a list of names may not.
+        encoder = load_encoder(f"step-{step}={self.encoder}@{weights}")
         rows = run(
-            [f"step-{step}={self.encoder}@{weights}"],
+            [encoder],
             self.tasks,
             results=str(self.folder / "probe"),
             embeddings=self.embeddings,
             device=self.device,
         )
         scores = dict(zip(rows["task"], rows["mean"], strict=True))
-        path = self.folder / "probe.csv"
-        if not path.exists():
-            atomic_write(path, _line(COLUMNS))
-        for task, score in scores.items():
-            append_bytes(path, _line([step, self.encoder, task, self.split, "fair", f"{score:.6g}"]))
+        kept = [] if fresh and not self.points else self._points()
+        # A run that was killed and goes on scores some steps again.
+        kept = [row for row in kept if not (int(row["step"]) >= step and row["split"] == self.split)]
+        self.points = kept + [
+            dict(zip(COLUMNS, (str(step), self.encoder, task, self.split, "fair", f"{score:.6g}"), strict=True))
+            for task, score in scores.items()
+        ]
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.points)
+        atomic_write(self.folder / "probe.csv", text.getvalue())
         self._plot()
         return f"step {step}: " + ", ".join(f"{task} {score:.1%}" for task, score in scores.items())
+
+    def _points(self) -> list[dict[str, str]]:
+        """The rows of probe.csv."""
+        path = self.folder / "probe.csv"
+        if self.points or not path.exists():
+            return self.points
+        with open(path, newline="", encoding="utf-8", errors="replace") as stream:
+            rows = [row for row in csv.DictReader(stream) if row.keys() == set(COLUMNS) and all(row.values())]
+        return [row for row in rows if row["step"].isdigit()]
 
     def _plot(self) -> None:
         from evar.extras import missing
@@ -67,8 +89,7 @@ class Curve:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        with open(self.folder / "probe.csv", newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = self.points
         figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
         for task in dict.fromkeys(row["task"] for row in rows):
             points = {int(row["step"]): 100 * float(row["score"]) for row in rows if row["task"] == task}
@@ -79,9 +100,3 @@ class Curve:
         figure.savefig(image, format="png", dpi=120)
         pyplot.close(figure)
         atomic_write(self.folder / "probe.png", image.getvalue())
-
-
-def _line(values: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from evar.pretraining.trainer import Step
 
 
+FIRST_GAP, LONGEST_GAP = 15.0, 600.0
+"""Seconds between the first lines of a training where there is no terminal, and between the later ones."""
+
+
 class Bars(Reporter):
     """Bars (where standard error is a terminal) and lines.
 
@@ -70,7 +74,7 @@ class TrainingBar:
         self.hidden = hidden
         self._bar: Any = None
         self._warned = False
-        self._last = 0.0
+        self._stage, self._gap, self._next = "", 0.0, 0.0
 
     def __enter__(self) -> TrainingBar:
         return self
@@ -91,7 +95,8 @@ class TrainingBar:
 
     def decoding(self, done: int, total: int) -> None:
         """Progress of the waveform cache."""
-        self._show("decode", "clip", done, total)
+        if not self._show("decode", "clip", done, total) and self._is_time("decode"):
+            self.say(f"decoded {done} of {total} clips")
 
     def step(self, step: Step) -> None:
         """Progress of the training."""
@@ -101,18 +106,22 @@ class TrainingBar:
                 f"warning: step {step.step}: the embeddings have collapsed to almost one vector: stop, and lower --lr"
                 " or raise --tau"
             )
-        shown = f"loss {step.loss:.4f}"
-        if self._show("train", "step", step.step, step.steps, shown + f", {step.samples_per_s:.0f} samples/s"):
-            return
-        now = time.monotonic()
-        if not self.hidden and (now - self._last > 30 or step.step == step.steps):
-            self._last = now
+        shown = f"loss {step.loss:.4f}, {step.samples_per_s:.0f} samples/s"
+        if not self._show("train", "step", step.step, step.steps, shown) and self._is_time(
+            "train", step.step == step.steps
+        ):
             left = (step.steps - step.step) * step.batch / max(step.samples_per_s, 1e-9)
-            print(
-                f"step {step.step}/{step.steps}: {shown}, {step.samples_per_s:.0f} samples/s, {left / 60:.0f} min to go",
-                file=sys.stderr,
-                flush=True,
-            )
+            self.say(f"step {step.step}/{step.steps}: {shown}, {_clock(left)} to go")
+
+    def _is_time(self, stage: str, last: bool = False) -> bool:
+        """Whether a line is due where there is no bar: soon at first, then every ten minutes, and at the end."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._gap, self._next = stage, FIRST_GAP, now + FIRST_GAP
+        if not last and now < self._next:
+            return False
+        self._next, self._gap = now + self._gap, min(LONGEST_GAP, 1.5 * self._gap)
+        return True
 
     def _show(self, what: str, unit: str, done: int, total: int, after: str = "") -> bool:
         """Move the bar; False where standard error is no terminal."""
@@ -129,3 +138,8 @@ class TrainingBar:
         self._bar.set_postfix_str(after, refresh=False)
         self._bar.update(done - self._bar.n)
         return True
+
+
+def _clock(seconds: float) -> str:
+    """`95` -> `0:01:35`."""
+    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"

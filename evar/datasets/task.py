@@ -26,7 +26,7 @@ from evar.files import digest
 
 if TYPE_CHECKING:
     import numpy as np
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 OWN_CARD = "write a card with a name of its own for it (docs: `base:`)"
 
@@ -86,24 +86,32 @@ class Task:
         return _with_fingerprint(replace(self, clips=clips, limit=n))
 
     def inner(self) -> Task:
-        """The task `NAME:inner`, on which recipes may be chosen: its test clips are not in it.
+        """The task `NAME:inner`, on which recipes may be chosen.
 
-        Folds: fold 1 is left out and the others cross-validate among themselves. Parts: the valid part is tested; where
-        there is none, a tenth of the training clips by group, in sha1 order of the group's name.
+        Parts: no test clip is in it; the valid part is tested, or where there is none, a tenth of the training clips by
+        group, in sha1 order of the group's name. Folds: each clip is tested once, so none can stay out for good; fold 1
+        is left out and the others cross-validate among themselves, of two folds the halves of the second, by group.
         """
-        from evar.datasets.subset import by_group
-
         clips = self.clips
         if "fold" in clips:
             clips = clips[clips["fold"] != 1]
+            if clips["fold"].nunique() == 1:
+                clips = clips.assign(fold=_taken(clips, 0.5).map({True: 2, False: 3}))
         else:
             clips = clips[clips["split"] != "test"]
             tested = clips["split"] == "valid"
             if not tested.any():
-                tested = by_group(clips["group"], 0.1)
+                tested = _taken(clips, 0.1)
             clips = clips.assign(split=tested.map({True: "test", False: "train"}))
         name = f"{self.name}:inner"
         return _with_fingerprint(replace(self, name=name, clips=clips.reset_index(drop=True)))
+
+
+def _taken(clips: DataFrame, fraction: float) -> Series:
+    """Whole groups that hold `fraction` of the clips; single clips where all are of one group."""
+    from evar.datasets.subset import by_group
+
+    return by_group(clips["group" if clips["group"].nunique() > 1 else "clip_id"], fraction)
 
 
 def load_task(

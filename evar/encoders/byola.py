@@ -281,6 +281,8 @@ def fitting_preset(state: Mapping[str, Tensor]) -> str | None:
         return None
     blocks = 3 if "features.8.weight" in shapes else 2
     for name, keys in ENCODERS.items():
+        if keys["weights"] == "bundled":  # takes no file
+            continue
         d = keys["options"].get("d")
         local, hidden, out = (512, d, d) if keys["class"] == "ByolaV1" else (1024, 2048, (d or 0) - 1024)
         fits = shapes.get("fc.0.weight") == (hidden, local) and shapes.get("fc.3.weight") == (out, hidden)

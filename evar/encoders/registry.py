@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "evar.encoders"
 SCHEMES = ("random", "py")
 _LITERAL = re.compile(r"^ENCODERS = (\{.*?^\})", re.MULTILINE | re.DOTALL)
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
@@ -81,8 +82,14 @@ def parse(spec: str) -> EncoderName:
     if not name or (at and not weights):
         raise EvarError(f"bad encoder name {spec!r}: expected [label=]NAME[@WEIGHTS], such as byola-v2@FILE")
     if label is None:
-        label = reference + (f"@{weights if scheme == 'random' else Path(weights).stem}" if at else "")
+        label = reference + (f"@{weights if scheme == 'random' else _stem(weights)}" if at else "")
     return EncoderName(label, scheme, name, weights or None)
+
+
+def _stem(weights: str) -> str:
+    """The name that a weights file gives to a label; runs and their folders may have dots in their names."""
+    path = Path(weights)
+    return path.stem if path.suffix.lower() in WEIGHTS_SUFFIXES else path.name
 
 
 def load_encoder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ METADATA_KEYS = (
     "licence",
     "trained_on",
 )
+STORE = "EVAR_PRETRAINED"
+"""The environment variable that names the folder of pre-training runs; `pretrained` by default."""
 WRAPPERS = ("state_dict", "model")
 """Keys under which published checkpoints keep their state dict beside other things."""
 
@@ -47,15 +50,12 @@ class Weights:
 def read_weights(path: str | Path) -> Weights:
     """Read a safetensors file or a PyTorch checkpoint (`weights_only`: nothing in the file is run).
 
-    Raises EvarError, one line each: missing, a folder, empty, truncated, no weights file, a pickle that runs code,
-    tensors that hold NaN, metadata of a newer format.
+    path: a file, the folder of a pre-training run, or the name of a run in the store (`find_weights`).
+    Raises EvarError, one line each: missing, a folder of something else, empty, truncated, no weights file, a pickle
+    that runs code, tensors that hold NaN, metadata of a newer format.
     """
-    path = Path(path).expanduser()
+    path = find_weights(path)
     expected = "expected a .safetensors or .pth file of weights"
-    if path.is_dir():
-        raise EvarError(f"{path} is a folder: {expected}")
-    if not path.exists():
-        raise EvarError(f"weights file {path} does not exist: check the path after '@' or --weights")
     try:
         with open(path, "rb") as stream:
             head = stream.read(9)
@@ -74,6 +74,41 @@ def read_weights(path: str | Path) -> Weights:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise EvarError(f"{path}: the tensor {key} holds NaN or infinity: these weights are damaged")
     return Weights(path, state, metadata, sha256)
+
+
+def find_weights(reference: str | Path) -> Path:
+    """The file meant by what follows `@`: a file, else the final weights of a run: by its folder, or by its name.
+
+    `FOLDER` is FOLDER/NAME.safetensors, NAME being the folder's own name, or the only .safetensors file in it. A bare
+    `NAME` is a run in the store: $EVAR_PRETRAINED, else `pretrained`. Raises EvarError where there is none.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return _final_weights(path)
+    if path.exists():
+        return path
+    store = Path(os.environ.get(STORE) or "pretrained").expanduser()
+    if path.name != str(reference):
+        raise EvarError(f"weights file {path} does not exist: check the path after '@' or --weights")
+    if (store / path).is_dir():
+        return _final_weights(store / path)
+    runs = sorted(folder.parent.name for folder in store.glob("*/*.safetensors") if folder.stem == folder.parent.name)
+    held = f"holds {', '.join(dict.fromkeys(runs))}" if runs else "holds no runs"
+    raise EvarError(f"weights file {path} does not exist, and is no run in the store: {store} {held}")
+
+
+def _final_weights(folder: Path) -> Path:
+    final = folder / f"{folder.resolve().name}.safetensors"
+    if final.is_file():
+        return final
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1 and not found[0].stem.startswith("step-"):
+        return found[0]
+    names = ", ".join(file.name for file in found[:5]) or "no .safetensors file"
+    raise EvarError(
+        f"{folder} is a folder: expected a .safetensors or .pth file of weights, or a run with {final.name};"
+        f" it holds {names}"
+    )
 
 
 def write_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

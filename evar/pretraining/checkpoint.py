@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,31 @@ from evar.pretraining.norms import world_size
 
 FORMAT = 1
 FILE = "checkpoint.pt"
+KEYS = frozenset({"settings", "step", "seconds", "method", "optimizer", "ranks"})
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], local: Mapping[str, torch.Tensor]) -> None:
-    """Write `state` (the same in all processes) and every process's `local` tensors (its mixup bank), from rank 0."""
+def pack_checkpoint(state: Mapping[str, Any], local: Mapping[str, torch.Tensor]) -> memoryview | None:
+    """The file's content: `state` (the same in all processes) and every process's `local` tensors (its mixup bank).
+
+    All processes call it; only rank 0 is given the content, the others None.
+    """
     ranks = [dict(local)]
     if world_size() > 1:
-        ranks = [None] * world_size()
-        dist.all_gather_object(ranks, dict(local))
-        if dist.get_rank() > 0:
-            dist.barrier()
-            return
+        own = {name: tensor.cpu() for name, tensor in local.items()}
+        ranks = [None] * world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(own, ranks)
+        if ranks is None:
+            return None
     buffer = io.BytesIO()
     torch.save({**state, "format": FORMAT, "ranks": ranks}, buffer)
-    require_space(folder / FILE, buffer.tell(), "the checkpoint")
-    atomic_write(folder / FILE, buffer.getvalue())
-    if world_size() > 1:
-        dist.barrier()
+    return buffer.getbuffer()
+
+
+def write_checkpoint(folder: Path, packed: memoryview | None) -> None:
+    """Put a packed checkpoint in the place of the run's last one; EvarError when the disk is too small for both."""
+    if packed is not None:
+        require_space(folder / FILE, packed.nbytes, "the checkpoint")
+        atomic_write(folder / FILE, packed)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
@@ -42,12 +50,15 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise EvarError(f"no checkpoint in {folder}: expected {FILE}; leave --resume out to start a new run")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load checks no checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a broken file raises anything at all
         raise EvarError(f"{path} is damaged or no checkpoint of evar: delete it to start this run again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= KEYS:
         raise EvarError(f"{path} has another checkpoint format than {FORMAT}, which this evar reads: start a new run")
     return state
 

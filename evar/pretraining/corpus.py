@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,13 @@ class Corpus:
 
     waves: all clips, those that could not be decoded in `waves.bad`. pieces: int64 [P], the clip of each piece of an
     epoch. sources: the folders and manifests as given. digest: SHA-256 of the decoded audio and the clips' names.
+    left_out: manifest rows left out for their licence.
     """
 
     waves: Waveforms
     pieces: np.ndarray
     sources: tuple[str, ...]
+    left_out: int = 0
 
     @property
     def digest(self) -> str:
@@ -79,35 +82,41 @@ def open_corpus(
 ) -> Corpus:
     """Open folders, audio files and CSV manifests (column `file`, relative to the manifest; `licence` if filtered).
 
-    skip_licence: rows whose licence contains one of these texts are left out. emphasis: files whose name contains the
-    text stand that many times as often in an epoch. Files that cannot be decoded are left
-    out and stand in `corpus.waves.bad`. Raises EvarError: nothing there, no audio, a manifest without its columns,
-    files that a manifest names and that are missing, nothing that can be decoded.
+    skip_licence: rows whose licence contains one of these texts, in capitals or not, are left out. emphasis: files whose
+    name contains the text stand that many times as often in an epoch. Files that cannot be decoded are left out and
+    stand in `corpus.waves.bad`. Raises EvarError: nothing there, no audio, a manifest without its columns or with
+    ragged rows, files that a manifest names and that are missing, nothing that can be decoded.
     """
-    names, files = [], []
+    names, files, left_out = [], [], 0
     for source in sources:
         path = Path(source).expanduser()
-        found = _from_manifest(path, skip_licence) if path.suffix.lower() == ".csv" else _from_folder(path)
-        if skip_licence and path.suffix.lower() != ".csv":
+        if path.suffix.lower() == ".csv":
+            found, rows = _from_manifest(path, skip_licence)
+            left_out += rows - len(found)
+        elif skip_licence:
             raise EvarError(f"--skip-licence needs a manifest with a licence column, found {path}")
+        else:
+            found = _from_folder(path)
         for name, file in found:
             names.append(name if len(sources) == 1 else f"{path.stem}/{name}")
             files.append(file)
-    if len(set(files)) < len(files):
-        twice = next(file for file in files if files.count(file) > 1)
-        raise EvarError(f"--audio names {twice} twice: give each file once")
+    seen: set[str] = set()
+    for file in map(os.path.abspath, files):
+        if file in seen:
+            raise EvarError(f"--audio names {file} twice: give each file once")
+        seen.add(file)
+    for text in emphasis:
+        if not any(text in name for name in names):
+            raise EvarError(f"--emphasis {text}: no file of the corpus has this in its name, such as {names[0]}")
     n = len(files)
     waves = open_waveforms(
         names, files, [0.0] * n, [None] * n, sample_rate, None, cache_dir, skip_bad=True, progress=progress
     )
     seconds = waves.lengths / sample_rate
     factors = [math.prod(by for text, by in emphasis.items() if text in name) for name in names]
-    for text in emphasis:
-        if not any(text in name for name in names):
-            raise EvarError(f"--emphasis {text}: no file of the corpus has this in its name, such as {names[0]}")
     pieces = np.maximum(1, np.round(seconds * factors / PIECE_SECONDS))
     repeats = np.where(waves.lengths > 0, pieces, 0).astype(np.int64)
-    return Corpus(waves, np.repeat(np.arange(n), repeats), tuple(str(source) for source in sources))
+    return Corpus(waves, np.repeat(np.arange(n), repeats), tuple(str(source) for source in sources), left_out)
 
 
 def _from_folder(path: Path) -> list[tuple[str, Path]]:
@@ -121,22 +130,36 @@ def _from_folder(path: Path) -> list[tuple[str, Path]]:
     return [(file.relative_to(path).as_posix(), file) for file in files]
 
 
-def _from_manifest(path: Path, skip_licence: Sequence[str]) -> list[tuple[str, Path]]:
+def _from_manifest(path: Path, skip_licence: Sequence[str]) -> tuple[list[tuple[str, Path]], int]:
+    """The files of a manifest that are not left out, and the number of its rows."""
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvarError(f"cannot read the manifest {path}: {error}") from error
+        with open(path, newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
+            header, *rows = list(csv.reader(stream)) or [[]]
+    except OSError as error:
+        raise EvarError(f"cannot read the manifest {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EvarError(f"{path} is no CSV manifest in UTF-8: {error}") from error
     for column in ["file", *(["licence"] if skip_licence else [])]:
-        if column not in columns:
-            raise EvarError(f"manifest {path} has no column {column!r}: it has {', '.join(columns) or 'none'}")
-    if None in {value for row in rows for value in (row["file"], row.get("licence", ""))}:
-        raise EvarError(f"manifest {path} has rows with fewer columns than its header")
-    kept = [row["file"] for row in rows if not any(text in row.get("licence", "") for text in skip_licence)]
+        if column not in header:
+            raise EvarError(f"manifest {path} has no column {column!r}: it has {', '.join(header) or 'none'}")
+    rows = [row for row in rows if row]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header) or not row[header.index("file")]:
+            raise EvarError(
+                f"manifest {path}: row {number} ({','.join(row)[:80]}) has {len(row)} columns, expected {len(header)}"
+                " and a file name; quote names that hold commas"
+            )
+    kept = [row[header.index("file")] for row in rows if not _is_skipped(header, row, skip_licence)]
     if not kept:
         raise EvarError(f"manifest {path} names no files" + (" under other licences" if rows else ""))
     missing = [name for name in kept if not (path.parent / name).is_file()]
     if missing:
         raise EvarError(f"manifest {path}: {len(missing)} of {len(kept)} files are missing, such as {missing[0]}")
-    return [(name, path.parent / name) for name in kept]
+    return [(name, path.parent / name) for name in kept], len(rows)
+
+
+def _is_skipped(header: list[str], row: list[str], skip_licence: Sequence[str]) -> bool:
+    if not skip_licence:
+        return False
+    licence = row[header.index("licence")].casefold()
+    return any(text.casefold() in licence for text in skip_licence)

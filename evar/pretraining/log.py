@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from pathlib import Path
@@ -15,23 +16,18 @@ COLUMNS = ("step", "epoch", "seconds", "loss", "lr", "samples_per_s", "embedding
 class Log:
     """Rows of `log.csv` in a run's folder: appended whole, so a killed run leaves no half row to trip over.
 
-    first_step: rows of this step and later, left by a run that was killed after its checkpoint, are cut off.
+    done: steps that the run has done. Rows of later steps, left by a run that was killed after its checkpoint, are
+    cut off; so is everything when `done` is 0.
     """
 
-    def __init__(self, folder: Path, first_step: int, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, done: int, tensorboard: bool = False) -> None:
         self.path = folder / "log.csv"
-        kept = []
-        if first_step and self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as stream:
-                for row in csv.DictReader(stream):
-                    if (row.get("step") or "").isdigit() and int(row["step"]) < first_step and row["uniformity"]:
-                        kept.append([row[name] for name in COLUMNS])
-        atomic_write(self.path, _lines([COLUMNS, *kept]))
+        atomic_write(self.path, _lines([COLUMNS, *_kept(self.path, done)]))
         self._events = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def add(self, **values: Any) -> None:
         """One row; every column is given."""
@@ -44,6 +40,18 @@ class Log:
         """Write out what TensorBoard keeps back."""
         if self._events:
             self._events.close()
+
+
+def _kept(path: Path, done: int) -> list[list[str]]:
+    """The whole rows of steps up to `done`, of a file that a crash may have left in any state."""
+    rows = []
+    if done and path.exists():
+        with open(path, newline="", encoding="utf-8", errors="replace") as stream, contextlib.suppress(csv.Error):
+            for row in csv.DictReader(stream):
+                values = [row.get(name) or "" for name in COLUMNS]
+                if values[0].isdigit() and int(values[0]) <= done and all(values):
+                    rows.append(values)
+    return rows
 
 
 def _text(value: Any) -> str:

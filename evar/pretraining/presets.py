@@ -100,7 +100,7 @@ PRESETS = {
         ),
         _quick("quick-v1-512", "byola-v1-512", "byol", 64, 2000, {**QUICK, "augmentation": V1_AUGMENTATION}),
         _quick("quick-v2", "byola-v2", "byol", 64, 1300, {**QUICK, "augmentation": V2_AUGMENTATION}),
-        _quick("quick-cola", "cola", "cola", 256, 220, {}),
+        _quick("quick-cola", "cola", "cola", 256, 180, {}),
         _quick("quick-cola-prime-512", "cola-prime-512", "cola", 256, 480, {}),
         Preset(
             "cola",

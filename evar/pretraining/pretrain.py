@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 import evar
 from evar.encoders.registry import load_encoder
-from evar.encoders.weights import write_weights
+from evar.encoders.weights import STORE, write_weights
 from evar.errors import EvarError
+from evar.extras import require
 from evar.files import make_folder
 from evar.pretraining.checkpoint import FILE
 from evar.pretraining.corpus import Corpus, open_corpus
 from evar.pretraining.method import Method
 from evar.pretraining.norms import world_size
 from evar.pretraining.presets import Preset, get_preset
+from evar.pretraining.processes import check_same, processes, rank
 from evar.pretraining.trainer import Outcome, Step, Training, train
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -35,8 +34,8 @@ class Options:
     """The words of `evar pretrain`; None takes the preset's value.
 
     audio: folders and manifests. steps: instead of epochs. augment: keywords of `Augmentation` over the preset's.
-    tau: of BYOL's moving average. trained_on: corpus names for the `contaminated` flag of result rows.
-    half: export matrices as float16.
+    tau: of BYOL's moving average. max_hours: of this call. checkpoint_every: steps, instead of ten minutes. trained_on:
+    corpus names for the `contaminated` flag of result rows. half: export matrices as float16.
     """
 
     audio: tuple[str, ...]
@@ -55,6 +54,7 @@ class Options:
     precision: str = "fp32"
     resume: bool = False
     max_hours: float | None = None
+    checkpoint_every: int | None = None
     skip_licence: tuple[str, ...] = ()
     emphasis: Mapping[str, float] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()
@@ -90,11 +90,13 @@ def pretrain(
     say: one line about what was found or went wrong. on_probe(step, weights file): called every `probe_every` steps.
     Raises EvarError for bad input, before training where that can be known.
     """
-    preset = get_preset(options.preset)
-    folder = Path(options.out or f"pretrained/{preset.encoder}-s{options.seed}")
-    _check_folder(folder, options.resume)
-    with _processes(options.device) as device:
-        first = world_size() == 1 or dist.get_rank() == 0
+    with processes(options.device) as device:
+        preset = _overridden(get_preset(options.preset), options)
+        folder = run_folder(options)
+        _check_folder(folder, options.resume)
+        if options.tensorboard:
+            require("train", "--tensorboard")
+        first = rank() == 0
         say = say if first else lambda text: None
         encoder = load_encoder(f"random:{preset.encoder}@{options.seed}")
         corpus = open_corpus(
@@ -106,7 +108,7 @@ def pretrain(
             decoding if first else None,
         )
         _say_corpus(corpus, say)
-        preset = _overridden(preset, options)
+        check_same(corpus.digest, f"the audio of {', '.join(corpus.sources)}")
         training = _training(preset, options, corpus)
         method = build_method(preset, encoder, corpus, options.seed, DTYPES[options.precision])
         settings = {
@@ -138,15 +140,28 @@ def pretrain(
             device=device,
             resume=options.resume,
             max_hours=options.max_hours,
+            checkpoint_every=options.checkpoint_every,
             tensorboard=options.tensorboard and first,
             on_step=on_step,
             probe_every=probe_every,
             on_probe=on_probe and (lambda step: on_probe(step, export(folder / f"step-{step}.safetensors", step, 0.0))),
         )
-        path = folder / f"{folder.name}.safetensors"
+        path = weights_file(folder)
         if first:
             export(path, outcome.step, outcome.seconds)
         return Trained(path, outcome, corpus)
+
+
+def run_folder(options: Options) -> Path:
+    """Where a run is kept: `--out`, else a folder of the store named by encoder and seed."""
+    if options.out:
+        return Path(options.out).expanduser()
+    return Path(os.environ.get(STORE) or "pretrained") / f"{get_preset(options.preset).encoder}-s{options.seed}"
+
+
+def weights_file(folder: Path) -> Path:
+    """The final weights of a run: FOLDER/NAME.safetensors, NAME being the folder's."""
+    return folder / f"{folder.resolve().name}.safetensors"
 
 
 def build_method(preset: Preset, encoder: Any, corpus: Corpus, seed: int, dtype: torch.dtype) -> Method:
@@ -155,18 +170,21 @@ def build_method(preset: Preset, encoder: Any, corpus: Corpus, seed: int, dtype:
         from evar.pretraining.byol import ByolMethod as Objective
     else:
         from evar.pretraining.cola import ColaMethod as Objective
+    samples = Objective.crop_samples
+    if not any(wav.any() for wav, _ in corpus.statistics_batches(samples)):
+        raise EvarError(f"{', '.join(corpus.sources)}: every clip is silent: there is nothing to learn from")
     if encoder.needs_normalization:
-        samples = Objective.crop_samples
-        try:
-            encoder = encoder.with_normalization(encoder.measure_normalization(corpus.statistics_batches(samples)))
-        except EvarError as error:
-            raise EvarError(f"{', '.join(corpus.sources)}: nothing to learn from: {error}") from None
+        encoder = encoder.with_normalization(encoder.measure_normalization(corpus.statistics_batches(samples)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Objective(encoder, dtype=dtype, **preset.options)
 
 
 def _overridden(preset: Preset, options: Options) -> Preset:
+    for name in ("epochs", "lr", "tau", "max_hours"):
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value >= 0 and (value > 0 or name == "tau")):
+            raise EvarError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
     given = {
         key: value
         for key in ("batch", "lr", "epochs", "schedule", "warmup")
@@ -199,13 +217,18 @@ def _training(preset: Preset, options: Options, corpus: Corpus) -> Training:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    if (folder / FILE).exists() and not resume:
+    if resume and not (folder / FILE).exists():
+        raise EvarError(f"no checkpoint in {folder}: expected {FILE}; leave --resume out to start a new run")
+    if not resume and (folder / FILE).exists():
         raise EvarError(f"{folder} holds a run already: give --resume to go on with it, or another --out")
+    if not resume and weights_file(folder).exists():
+        raise EvarError(f"{folder} holds the weights of a run already (and no checkpoint): give another --out")
 
 
 def _say_corpus(corpus: Corpus, say: Say) -> None:
     bad = corpus.waves.bad
-    say(f"corpus: {corpus.clips} clips, {corpus.hours:.2f} h, digest {corpus.digest[:12]}")
+    left_out = f", {corpus.left_out} manifest rows left out for their licence" if corpus.left_out else ""
+    say(f"corpus: {corpus.clips} clips, {corpus.hours:.2f} h, digest {corpus.digest[:12]}{left_out}")
     if bad:
         shown = "; ".join(list(bad.values())[:3]) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
         say(f"warning: {len(bad)} files cannot be decoded and are left out: {shown}")
@@ -216,9 +239,13 @@ def _exported(method: Method, half: bool) -> dict[str, Tensor]:
     if not half:
         return state
     # Vectors (statistics, scales, biases) are small and stay exact.
-    return {
+    short = {
         name: value.half() if value.is_floating_point() and value.ndim > 1 else value for name, value in state.items()
     }
+    large = [name for name, value in short.items() if not bool(torch.isfinite(value).all())]
+    if large:
+        raise EvarError(f"--half: {large[0]} holds values beyond float16: give --resume and leave --half out")
+    return short
 
 
 def _metadata(method: Method, preset: Preset, options: Options, corpus: Corpus, told: dict) -> dict[str, Any]:
@@ -242,23 +269,3 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     import json
 
     return json.loads(json.dumps(dict(settings)))
-
-
-@contextlib.contextmanager
-def _processes(device: str) -> Iterator[str]:
-    """This process's device; under `torchrun` the group of processes is set up first and taken down after."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
-        return
-    on_gpu = device.startswith("cuda")
-    if on_gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield device
-    finally:
-        # After an error the others may be waiting in a collective: leave without them.
-        if sys.exc_info()[0] is None:
-            dist.barrier()
-        dist.destroy_process_group()

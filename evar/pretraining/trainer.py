@@ -14,27 +14,30 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from evar.errors import EvarError
-from evar.pretraining.checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from evar.files import require_space
+from evar.pretraining.checkpoint import FILE, check_same_run, load_checkpoint, pack_checkpoint, write_checkpoint
 from evar.pretraining.corpus import Corpus
+from evar.pretraining.feed import read_ahead
 from evar.pretraining.health import COLLAPSED_STD, embedding_std, uniformity
 from evar.pretraining.log import Log
 from evar.pretraining.method import Method
 from evar.pretraining.norms import world_size
+from evar.pretraining.processes import agree
+from evar.pretraining.processes import rank as own_rank
 
 CHECKPOINT_MINUTES = 10.0
 FINITE_EVERY = 25
 """On a GPU the loss is looked at this often only: each look waits for the device."""
+SHOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. reason: `finished`, `time` (--max-hours) or `interrupted`; seconds: trained, over all parts."""
+    """How a run ended. reason: `finished`, `time` (--max-hours) or `interrupted`; seconds: trained, over all parts.
+
+    signal: the number of the signal that interrupted it, else 0. first: steps that were done when this part began.
+    """
 
     step: int
     seconds: float
     reason: str
     loss: float
+    signal: int = 0
+    first: int = 0
 
 
 def train(
@@ -94,6 +102,7 @@ def train(
     resume: bool = False,
     max_hours: float | None = None,
     log_every: int = 10,
+    checkpoint_every: int | None = None,
     tensorboard: bool = False,
     on_step: Callable[[Step], None] | None = None,
     probe_every: int = 0,
@@ -101,13 +110,14 @@ def train(
 ) -> Outcome:
     """Train `method` on `corpus`; checkpoints and log.csv stand in `folder`.
 
-    settings: JSON values that a resumed run must share with the checkpoint. probe_every: steps between calls of
-    `on_probe(step)`, in rank 0 only. SIGTERM and Ctrl-C end the run after the step in hand, with a checkpoint.
-    Raises EvarError: a batch larger than the processes can share or the corpus holds, a loss that is not finite (the
-    last good checkpoint stays), a checkpoint of another run.
+    settings: JSON values that a resumed run must share with the checkpoint. max_hours: of this call. checkpoint_every:
+    steps between checkpoints, ten minutes by default. probe_every: steps between calls of `on_probe(step)`, in rank 0
+    only. SIGTERM and Ctrl-C end the run after the step in hand, with a checkpoint.
+    Raises EvarError: a batch that the processes cannot share, a loss that is not finite (the last good checkpoint
+    stays), a checkpoint of another run, a disk too small for the checkpoint.
     """
     target = torch.device(device)
-    world, rank = world_size(), dist.get_rank() if world_size() > 1 else 0
+    world, rank = world_size(), own_rank()
     if training.batch % world or training.batch // world < 2:
         raise EvarError(
             f"a batch of {training.batch} cannot be shared by {world} processes: give a multiple, 2 or more each"
@@ -116,32 +126,34 @@ def train(
     if world > 1 and target.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
     optimizer = torch.optim.Adam(_groups(method), lr=training.lr, fused=True)
-    first, seconds = 0, 0.0
-    if resume:
-        state = load_checkpoint(folder)
-        check_same_run(state["settings"], settings, folder)
-        first, seconds = state["step"], state["seconds"]
-        method.load_state_dict(state["method"])
-        method.load_state_dict(state["ranks"][rank], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
+    step, seconds, loss = _restore(folder, settings, method, optimizer) if resume else (0, 0.0, math.nan)
+    first = saved_step = step
+    if first < training.steps and rank == 0:
+        require_space(folder / FILE, _checkpoint_bytes(method), "the checkpoint")
     network = nn.parallel.DistributedDataParallel(method, broadcast_buffers=False) if world > 1 else method
     log = Log(folder, first, tensorboard) if rank == 0 else None
     began = saved = time.monotonic()
-    loss, reason, window = math.nan, "finished", _Rate()
-    step = first
+    watch = _Watch(training, len(corpus.pieces), began - seconds, log_every, log, on_step)
+    reason, by_signal, packed, waiting = "finished", 0, None, False
 
-    def save() -> None:
-        state = {
+    def pack() -> memoryview | None:
+        state = method.state_dict()
+        local = {name: value for name, value in state.items() if name.startswith("augmentation.")}
+        whole = {
             "settings": dict(settings),
             "step": step,
             "seconds": seconds + time.monotonic() - began,
-            "method": method.state_dict(),
+            "loss": loss,
+            "method": state,
             "optimizer": optimizer.state_dict(),
         }
-        local = {name: value for name, value in method.state_dict().items() if name.startswith("augmentation.")}
-        save_checkpoint(folder, state, local if world > 1 else {})
+        return pack_checkpoint(whole, local if world > 1 else {})
 
-    with _asked_to_stop() as stop, _ahead(method, corpus, training, first, rank, world) as batches:
+    todo = range(first, training.steps)
+    with (
+        _asked_to_stop() as asked,
+        read_ahead(method, corpus, training.batch, todo, training.seed, rank, world) as batches,
+    ):
         for step, wav in batches:
             rate = training.lr_at(step)
             for group in optimizer.param_groups:
@@ -151,57 +163,43 @@ def train(
             views = method.views(wav.to(target, non_blocking=True), numbers)
             result, embeddings = network(views)
             last = step + 1 == training.steps
-            if target.type == "cpu" or step % FINITE_EVERY == 0 or last:
+            if target.type == "cpu" or step % FINITE_EVERY == 0 or last or waiting:
                 loss = float(result.detach())
-                if not math.isfinite(loss):
-                    raise EvarError(_diverged(folder, step, training.lr))
+            now = time.monotonic()
+            over = max_hours is not None and now - began >= max_hours * 3600
+            due = (step + 1) % checkpoint_every == 0 if checkpoint_every else now - saved > CHECKPOINT_MINUTES * 60
+            broken, by_signal, over, due = agree([not math.isfinite(loss), asked(), over, due])
+            if broken:
+                raise _diverged(f"the loss is not finite at step {step + 1}", folder, saved_step, training)
+            if waiting:  # a checkpoint is good when the loss of the step after it is finite
+                write_checkpoint(folder, packed)
+                packed, waiting, saved_step = None, False, step
             result.backward()
             optimizer.step()
             optimizer.zero_grad()
             method.after_step()
             step += 1
-            window.tick(training.batch)
-            if rank == 0 and (step % log_every == 0 or last):
-                std = embedding_std(embeddings)
-                log.add(
-                    step=step,
-                    epoch=step * training.batch / len(corpus.pieces),
-                    seconds=seconds + time.monotonic() - began,
-                    loss=float(result.detach()),
-                    lr=rate,
-                    samples_per_s=window.rate(),
-                    embedding_std=std,
-                    uniformity=uniformity(embeddings),
-                )
-                if on_step:
-                    on_step(
-                        Step(
-                            step,
-                            training.steps,
-                            training.batch,
-                            float(result.detach()),
-                            window.rate(),
-                            std < COLLAPSED_STD,
-                        )
-                    )
+            watch.step(step, rate, result.detach(), embeddings)
             if probe_every and on_probe and (step % probe_every == 0 or last):
                 if rank == 0:
                     on_probe(step)
-                if world > 1:
-                    dist.barrier()
-                window = _Rate()
-            over = max_hours is not None and seconds + time.monotonic() - began >= max_hours * 3600
-            ending = _agree(int(stop()) * 2 + int(over))
-            if ending and not last:
-                reason = "interrupted" if ending >= 2 else "time"
+                    method.train()
+                agree([0])  # the others wait
+                watch.restart()
+            if (by_signal or over) and not last:
+                reason = "interrupted" if by_signal else "time"
                 break
-            if _agree(int(time.monotonic() - saved > CHECKPOINT_MINUTES * 60)):
-                save()
-                saved = time.monotonic()
-    save()
+            if due and not last:
+                packed, waiting, saved = pack(), True, time.monotonic()
+    if step > first:
+        loss = float(result.detach())
+        if agree([not _is_finite(method)])[0]:
+            raise _diverged(f"the weights are not finite after step {step}", folder, saved_step, training)
+        write_checkpoint(folder, pack())
     if log:
         log.close()
-    return Outcome(step, seconds + time.monotonic() - began, reason, loss)
+    trained = seconds + time.monotonic() - began if step > first else seconds
+    return Outcome(step, trained, reason, loss, by_signal if reason == "interrupted" else 0, first)
 
 
 def _groups(method: Method) -> list[dict[str, Any]]:
@@ -214,31 +212,49 @@ def _groups(method: Method) -> list[dict[str, Any]]:
     return [{"params": parameters, "share": share} for share, parameters in groups.items() if share > 0]
 
 
+def _restore(
+    folder: Path, settings: Mapping[str, Any], method: Method, optimizer: torch.optim.Optimizer
+) -> tuple[int, float, float]:
+    """Put a checkpoint's content in its place: (steps done, seconds trained, last loss)."""
+    state = load_checkpoint(folder)
+    check_same_run(state["settings"], settings, folder)
+    try:
+        method.load_state_dict(state["method"])
+        method.load_state_dict(state["ranks"][own_rank()], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise EvarError(
+            f"the checkpoint in {folder} does not fit this evar ({str(error)[:200]}): start a new run in another --out"
+        ) from error
+    return state["step"], state["seconds"], state.get("loss", math.nan)
+
+
+def _checkpoint_bytes(method: Method) -> int:
+    """About what a checkpoint takes: all tensors, and Adam's two for each parameter that is trained."""
+    held = sum(tensor.nbytes for tensor in method.state_dict().values())
+    return held + 2 * sum(parameter.nbytes for parameter in method.parameters() if parameter.requires_grad)
+
+
+def _is_finite(method: Method) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in method.state_dict().values())
+
+
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _diverged(folder: Path, step: int, lr: float) -> str:
-    kept = (
-        f"the last good checkpoint is in {folder}"
-        if (folder / "checkpoint.pt").exists()
-        else "no checkpoint was due yet"
-    )
-    return f"the loss is not finite at step {step + 1} ({kept}): lower --lr (now {lr:g}), or look for damaged audio"
-
-
-def _agree(value: int) -> int:
-    """The largest of all processes' values: they must leave the loop together."""
-    if world_size() == 1:
-        return value
-    shared = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return int(shared)
+def _diverged(what: str, folder: Path, saved_step: int, training: Training) -> EvarError:
+    kept = "no checkpoint was due yet"
+    if saved_step:
+        kept = f"the last good checkpoint, of step {saved_step}, stays in {folder}"
+    if saved_step and training.schedule == "constant":
+        kept += f"; --resume --steps {saved_step} writes its weights"
+    return EvarError(f"{what} ({kept}): start again with a lower --lr (now {training.lr:g}), or look for damaged audio")
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM set a flag; a second one acts as ever."""
+def _asked_to_stop() -> Iterator[Callable[[], int]]:
+    """SIGINT and SIGTERM are noted: the callable gives the signal's number, else 0. A second one acts as ever."""
     asked = []
     before = {}
 
@@ -252,56 +268,53 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     except ValueError:  # not the main thread: signals are somebody else's
         pass
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _ahead(
-    method: Method, corpus: Corpus, training: Training, first: int, rank: int, world: int
-) -> Iterator[Iterator[tuple[int, Tensor]]]:
-    """(step, crops [B / world, crops, samples]) of all steps to go, read one step ahead in a thread."""
-    share = training.batch // world
-    orders: dict[int, np.ndarray] = {}
+class _Watch:
+    """What is told of the steps: rows of the log, and `on_step` when a row is due or a second has passed (rank 0)."""
 
-    def clips_of(step: int) -> np.ndarray:
-        positions = step * training.batch + rank * share + np.arange(share)
-        epochs, places = np.divmod(positions, len(corpus.pieces))
-        for epoch in np.unique(epochs).tolist():
-            if epoch not in orders:
-                orders[epoch] = corpus.order(training.seed, epoch)
-        for epoch in [old for old in orders if old < epochs.min()]:
-            del orders[epoch]
-        return np.concatenate([orders[epoch][places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
+    def __init__(
+        self,
+        training: Training,
+        pieces: int,
+        zero: float,
+        every: int,
+        log: Log | None,
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
+        self.training, self.pieces, self.zero, self.every = training, pieces, zero, every
+        self.log, self.on_step, self.shown = log, on_step, 0.0
+        self.restart()
 
-    def read(step: int) -> Tensor:
-        random = np.random.default_rng([training.seed, step, rank, 3])
-        wav = torch.from_numpy(corpus.crops(clips_of(step), method.crops, method.crop_samples, random))
-        return wav.pin_memory() if torch.cuda.is_available() else wav
-
-    with ThreadPoolExecutor(1, thread_name_prefix="crops") as pool:
-
-        def steps() -> Iterator[tuple[int, Tensor]]:
-            following: Future | None = pool.submit(read, first) if first < training.steps else None
-            for step in range(first, training.steps):
-                wav = following.result()
-                following = pool.submit(read, step + 1) if step + 1 < training.steps else None
-                yield step, wav
-
-        yield steps()
-
-
-class _Rate:
-    """Samples per second over the last steps."""
-
-    def __init__(self) -> None:
+    def restart(self) -> None:
+        """Measure the rate anew: something else than training took time."""
         self._ticks = [(time.monotonic(), 0)]
 
-    def tick(self, samples: int) -> None:
-        self._ticks = [*self._ticks[-50:], (time.monotonic(), self._ticks[-1][1] + samples)]
-
-    def rate(self) -> float:
+    def step(self, step: int, lr: float, loss: Tensor, embeddings: Tensor) -> None:
+        """After each step: `step` steps are done."""
+        now = time.monotonic()
+        self._ticks = [*self._ticks[-50:], (now, self._ticks[-1][1] + self.training.batch)]
+        logged = step % self.every == 0 or step == self.training.steps
+        if self.log is None or not (logged or now - self.shown > SHOW_SECONDS):
+            return
+        self.shown = now
         (start, before), (end, after) = self._ticks[0], self._ticks[-1]
-        return (after - before) / max(end - start, 1e-9)
+        rate = (after - before) / max(end - start, 1e-9)
+        seen, std = float(loss), embedding_std(embeddings)
+        if logged:
+            self.log.add(
+                step=step,
+                epoch=step * self.training.batch / self.pieces,
+                seconds=now - self.zero,
+                loss=seen,
+                lr=lr,
+                samples_per_s=rate,
+                embedding_std=std,
+                uniformity=uniformity(embeddings),
+            )
+        if self.on_step:
+            self.on_step(Step(step, self.training.steps, self.training.batch, seen, rate, std < COLLAPSED_STD))

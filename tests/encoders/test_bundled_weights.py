@@ -33,7 +33,16 @@ def test_bundled_byola_works_out_of_the_box(name, dim):
 def test_bundled_files_say_where_they_come_from(name):
     weights = read_weights(bundled_file(name))
     assert weights.path.stat().st_size <= 16 * 2**20
-    for key in ("frontend", "normalization", "preset", "corpus", "corpus_digest", "evar_version", "licence", "trained_on"):
+    for key in (
+        "frontend",
+        "normalization",
+        "preset",
+        "corpus",
+        "corpus_digest",
+        "evar_version",
+        "licence",
+        "trained_on",
+    ):
         assert weights.metadata[key], key
     assert weights.metadata["seed"] == 0
     assert weights.metadata["preset"]["method"] == "byol"

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evar.errors import EvarError
 from evar.probes import evaluate, get_protocol, list_protocols
-from evar.probes.bootstrap import weighted_maps, interval
+from evar.probes.bootstrap import interval, weighted_maps
 from evar.probes.features import Features
 from evar.probes.knn import neighbours
 

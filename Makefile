@@ -29,8 +29,9 @@ bench: $(VENV)/.installed-all  ## the tables of benchmarks/README.md
 AUDIO ?= ../shared/data/unlabeled-pretrain/manifest.csv
 DATA ?= ../shared/data
 SCORED = esc10,emodb,pack-fsdd,pack-spcv2-10,pack-notes-family,pack-notes-pitch
+SAW = --licence "Apache-2.0; attribution in MODEL_CARD.md" $(addprefix --trained-on ,librispeech berklee-olpc blanket librosa-examples sonic-pi body-percussion picovoice-speech-to-intent)
 TRAIN = train() { test -f pretrained/$$1/$$1.safetensors || OMP_NUM_THREADS=1 $(VENV)/bin/evar pretrain $$2 --preset $$3 --seed $$4 --precision $$5 \
-	  --audio $(AUDIO) --skip-licence NC --out pretrained/$$1 $$6; }; train
+	  --audio $(AUDIO) --skip-licence NC $(SAW) --out pretrained/$$1 $$6; }; train
 UNTRAINED = logmel,random:byola-v1-512,random:byola-v1-512@1,random:byola-v1-512@2,random:byola-v2,random:cola
 TRAINED = byola-v1-512@evar-v1-512-s0,byola-v1-512@evar-v1-512-s1,byola-v1-512@evar-v1-512-s2,byola-v2@evar-v2-s0,cola-prime-512@evar-cola-prime-512-s0,cola@evar-cola-s0
 

@@ -58,6 +58,8 @@ def atomic_writer(path: Path | str, mode: str = "wb", **options: Any) -> Iterato
     The data reach the disk (fsync) before the rename, so a reader sees the old file or the new one, never a part.
     """
     path = Path(path)
+    if not path.name:
+        raise EvarError(f"cannot write {str(path)!r}: a folder stands where a file is needed: choose another name")
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     with writing(path):
@@ -67,6 +69,10 @@ def atomic_writer(path: Path | str, mode: str = "wb", **options: Any) -> Iterato
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
+        except FileNotFoundError as error:
+            if error.filename != str(temporary):  # another file, missed by whoever fills this one
+                raise
+            raise PermissionError(errno.EACCES, "no file can be made here", str(path)) from None  # /proc
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()

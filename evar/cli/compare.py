@@ -34,7 +34,9 @@ _SUFFIXES = {".md": "markdown", ".csv": "csv", ".json": "json", ".txt": "text"}
         "--tasks", metavar="NAMES", help="Tasks, as in 'evar run'. Default: what is stored of these encoders."
     ),
     click.option("--baseline", metavar="B", help="Compare each other encoder with this one only."),
-    click.option("--protocol", default="fair", show_default=True, metavar="NAME", help="One protocol."),
+    click.option(
+        "--protocol", "--probe", "protocol", default="fair", show_default=True, metavar="NAME", help="One protocol."
+    ),
     data_option,
     mini_option,
     tasks_dir_option,
@@ -46,7 +48,12 @@ _SUFFIXES = {".md": "markdown", ".csv": "csv", ".json": "json", ".txt": "text"}
         "--prefer", multiple=True, metavar="COLUMN=VALUE", help="Of several stored rows of an encoder, take these."
     ),
     click.option("--alpha", type=float, default=0.05, show_default=True, help="Level; intervals are at 1 - alpha."),
-    click.option("--resamples", type=int, metavar="N", help="Of the bootstrap [default: 10000; 1000 for mAP]."),
+    click.option(
+        "--resamples",
+        type=click.IntRange(100, 1_000_000),
+        metavar="N",
+        help="Of the bootstrap [default: 10000; 1000 for mAP].",
+    ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap."),
     click.option("--format", "form", type=click.Choice(["text", "markdown", "csv", "json"]), help="[default: text]"),
     click.option(
@@ -87,15 +94,18 @@ def compare_command(
     """
     from evar.reporting.compare import compare
     from evar.reporting.compare_text import format_comparison
+    from evar.reporting.formats import format_of
     from evar.results import Results
 
-    if alpha <= 0 or alpha >= 1:
+    if not 0 < alpha < 1:
         raise EvarError(f"--alpha: expected a number between 0 and 1, found {alpha:g}")
-    form = form or _SUFFIXES.get(Path(output or "").suffix.lower(), "text")
+    form = format_of(output, form, _SUFFIXES, "text")
     reporter = _Quiet(-1 if quiet else verbose)
     words = [word for given in encoders for word in given.split(",") if word]
     if baseline is not None and baseline not in words:
         words.append(baseline)
+    if not words:
+        raise EvarError("compare needs two encoders, found none")
     results = Results(settings["results"])
     if results.folder.exists() and not results.folder.is_dir():
         raise EvarError(f"--results {results.folder} is not a folder")
@@ -173,17 +183,27 @@ def _stored(
         if column not in LEADERBOARD_COLUMNS:
             raise unknown("column", column, LEADERBOARD_COLUMNS)
     name = _protocol_name(protocol, set(board["protocol"]))
+    measured_by = sorted(set(board["protocol"]))
     board = board[board["protocol"] == name]
+    if not len(board):
+        raise EvarError(f"nothing is measured by protocol {name} in {results.folder}, only by {', '.join(measured_by)}")
     if settings["mini"]:
         board = board[board["synthetic"]]
+        if not len(board):
+            raise EvarError(f"no synthetic row by protocol {name} in {results.folder}: leave --mini out")
     labels = list(dict.fromkeys(label for word in words for label in _labels(word, board, results.folder, name)))
     if len(labels) < 2:
         raise EvarError(f"compare needs two encoders, found {', '.join(labels)}: name another, or --baseline")
     known = list(dict.fromkeys(board["task"]))
-    names = [_task_name(task) for task in expand_tasks(tasks, settings["tasks_dir"])] if tasks else known
+    names = [_task_name(task) for task in expand_tasks(tasks, settings["tasks_dir"])] if tasks is not None else known
     rows, notes = select(board, labels, names, name, prefer)
+    synthetic = list(dict.fromkeys(row["task"] for row in rows if row["synthetic"]))
+    if any(not row["synthetic"] for row in rows) and synthetic:
+        rows = [row for row in rows if not row["synthetic"]]
+        names = [task for task in names if task not in synthetic]
+        notes.append(f"{', '.join(synthetic)}: synthetic stand-ins, left out beside real rows; --mini compares them")
     there = {(row["encoder"], row["task"]) for row in rows}
-    shown = names if tasks else [task for task in names if any(task == one for _, one in there)]
+    shown = names if tasks is not None else [task for task in names if any(task == one for _, one in there)]
     for label in labels:
         missing = [task for task in shown if (label, task) not in there]
         if missing:

@@ -20,7 +20,7 @@ FIGURE_FORMATS, TABLE_FORMATS = ("png", "svg", "pdf"), ("parquet", "csv")
 task_glob = click.option("--task", "tasks", metavar="GLOB", help="Only these tasks.")
 encoder_glob = click.option("--encoder", "encoders", metavar="GLOB", help="Only these encoders (leaderboard labels).")
 probe_option = click.option(
-    "--probe", "protocol", metavar="NAME", help="The protocol. Default: fair where it is there."
+    "--probe", "--protocol", "protocol", metavar="NAME", help="The protocol. Default: fair where it is there."
 )
 synthetic_option = click.option("--synthetic", is_flag=True, help="Draw the synthetic stand-ins instead of real rows.")
 variant_options = (
@@ -51,7 +51,7 @@ def _warn(text: str) -> None:
     click.option("--training", multiple=True, metavar="DIR", help="A pre-training run to draw; repeatable."),
     task_glob,
     encoder_glob,
-    click.option("--probe", "protocol", metavar="NAME", help="Only this protocol."),
+    click.option("--probe", "--protocol", "protocol", metavar="NAME", help="Only this protocol."),
     click.option("--projections", type=click.IntRange(0, 200), default=6, show_default=True, metavar="N",
                  help="Draw the embeddings of N cells as points, the best of each task first."),
     click.option("--umap", is_flag=True, help="Draw them by UMAP too (needs umap-learn)."),
@@ -71,8 +71,10 @@ def report_command(output: str, training: tuple[str, ...], parameters: bool, **o
       evar report --results server/results --embeddings server/embeddings --data ~/datasets
     """
     from evar.files import human_bytes
+    from evar.reporting.formats import format_of
     from evar.reporting.report import Options, write_report
 
+    format_of(output, None, {".html": "html", ".htm": "html"}, "html")
     made = Options(training=training, **options)
     if parameters:
         made = Options(training=training, parameters=_parameters(made), **options)
@@ -120,10 +122,11 @@ def _kind(name: str, *options: Callable) -> Callable:
 
     def decorate(function: Callable[..., Figure]) -> click.Command:
         def command(output: str | None, form: str | None, **given: Any) -> None:
-            from evar.reporting.plot_style import format_of, save, styled
+            from evar.reporting.formats import format_of
+            from evar.reporting.plot_style import SUFFIXES, save, styled
 
             path = Path(output or f"{name}.{form or 'png'}")
-            chosen = format_of(path, form)
+            chosen = format_of(path, form, SUFFIXES)
             with styled():
                 save(function(**given), path, chosen)
             click.echo(str(path))
@@ -229,9 +232,12 @@ def classes(results: str, a: str, b: str, task: str, **equal: Any) -> Figure:
         raise EvarError(
             f"{a} and {b} were not measured alike on {task} (protocol, version, clips): run both in the same way"
         )
+    own = alike[alike["encoder"] == b]
     second = choose(
-        alike, b, task, **{name: equal[name] for name in ("layers", "pooling") if b == a or name == "pooling"}
+        alike, b, task, **{name: equal[name] for name in ("layers", "pooling") if equal[name] in set(own[name])}
     )
+    if first["cell_id"] == second["cell_id"]:
+        raise EvarError(f"evar plot classes needs two encoders, found {a} twice")
     _, pair = together({k: _confusion(results, row) for k, row in enumerate((first, second))})
     return plot_kinds.class_differences(pair[0], pair[1], (a, b), f"{task}, {first['protocol']}")
 
@@ -336,12 +342,14 @@ def export_command(
       evar export -o clips.parquet --predictions
       evar export --to tensorboard:runs/evar
     """
-    from evar.reporting.export import send, table, write_table
+    from evar.reporting.export import SUFFIXES, send, table, write_table
+    from evar.reporting.formats import format_of
     from evar.results import Results
 
     if not output and not to:
         raise click.UsageError("say where to: -o FILE.parquet, -o FILE.csv, or --to PLACE", ctx)
     if output:
+        format_of(output, form, SUFFIXES)
         made = table(Results(results), kind or "cells", _warn)
         write_table(made, output, form)
         click.echo(f"{output}: {len(made):,} rows, {len(made.columns)} columns")

@@ -45,6 +45,8 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing bu
     results_option,
     click.option(
         "--protocol",
+        "--probe",
+        "protocol",
         metavar="NAME",
         help="Whose rows. Default: paper, which the published figures compare with; fair where nothing is published.",
     ),
@@ -92,9 +94,10 @@ def table_command(
       evar table byola-v2 --encoders byola-v2@AudioNTT2022-BYOLA-64x96d2048.pth --run --data ~/datasets
       evar table paper9 --protocol fair --encoders 'random:*,logmel' --format markdown
     """
+    from evar.reporting.formats import format_of
     from evar.reporting.table_formats import format_table
 
-    form = form or _SUFFIXES.get(Path(output or "").suffix.lower(), "text")
+    form = format_of(output, form, _SUFFIXES, "text")
     reporter = Bars(-1 if quiet else verbose)
     given = {"results": results, **settings}
     plan = Plan(name, encoders, tasks, protocol, published, given)
@@ -156,7 +159,15 @@ def _say_notes(words: Any, reporter: Bars) -> None:
         metavar="PTS",
         help="Points. Default: twice the published deviation over seeds, at least 1.",
     ),
-    click.option("--protocol", default="paper", show_default=True, metavar="NAME", help="How it is measured."),
+    click.option(
+        "--protocol",
+        "--probe",
+        "protocol",
+        default="paper",
+        show_default=True,
+        metavar="NAME",
+        help="How it is measured.",
+    ),
     click.option("--against", metavar="MODEL", help="The published model, where ENCODER's name does not say it."),
     click.option("--table", "table_name", metavar="NAME", help="The published table, where several have the figure."),
     _published_option,
@@ -198,9 +209,18 @@ def reproduce_command(
     from evar.encoders.registry import list_encoders, parse
     from evar.probes import get_protocol
     from evar.reporting.published import figures
-    from evar.reporting.reproduce import as_dict, choose, format_verdict, judge, settings_of, stored_row
+    from evar.reporting.reproduce import (
+        as_dict,
+        check_tolerance,
+        choose,
+        format_verdict,
+        judge,
+        settings_of,
+        stored_row,
+    )
     from evar.results import Results
 
+    check_tolerance(tolerance)  # before anything is measured
     parsed = parse(encoder)
     task_name = Path(task).stem if task.endswith((".yaml", ".yml")) else task
     chosen = get_protocol(protocol)

@@ -108,7 +108,7 @@ def _paper(name: str, tasks: str | None, figures: list[Figure], tasks_dir: str |
             columns = (name,)
         for column in columns:
             if column not in cards:
-                raise unknown("table, suite or task", column, [*tables, *suites, *cards], "('evar tasks' lists suites)")
+                raise unknown("table, suite or task", column, {*tables, *suites, *cards}, "('evar tasks' lists suites)")
         nine = paper_tables()["byola-v2"]
         paper = PaperTable(
             name, nine.source, f"{name}, {len(columns)} tasks", "", columns, columns if len(columns) > 1 else ()
@@ -121,7 +121,7 @@ def _paper(name: str, tasks: str | None, figures: list[Figure], tasks_dir: str |
     wanted = _task_names(tasks, tasks_dir)
     for task in wanted:
         if task not in known and task not in cards:
-            raise unknown("task", task, [*known, *cards], f"for --tasks of {name}")
+            raise unknown("task", task, {*known, *cards}, f"(for --tasks of {name})")
     whole = paper.average if set(paper.average) <= set(wanted) else ()
     return replace(paper, tasks=wanted, average=whole)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from evar.errors import EvarError
+from evar.errors import EvarError, unknown
 from evar.reporting.pairs import alike, check_alike, text_of
 
 if TYPE_CHECKING:
@@ -27,8 +27,13 @@ def select(
     prefer: column -> value (as text, `none` for missing) of the rows to take where an encoder has several. Of several
     ways of measuring the one is taken that all encoders of a task share: real before synthetic, whole before partial,
     all clips before a subset; and the newest version of an encoder. A task with fewer than two of the encoders is left out.
-    Raises EvarError where nothing is shared, or where rows of one encoder differ in layers, pooling, norm or seeds.
+    Raises EvarError where no row has a preferred value, where nothing is shared, or where rows of one encoder differ in
+    layers, pooling, norm or seeds.
     """
+    for column, value in (prefer or {}).items():
+        there = {text_of(one) for one in board.loc[board["encoder"].isin(list(encoders)), column]}
+        if value not in there:
+            raise unknown(f"{column} in --prefer:", value, there)
     chosen: list[dict[str, Any]] = []
     notes: list[str] = []
     for task in tasks:

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from evar.errors import EvarError, unknown
 from evar.extras import require
 from evar.files import atomic_write, atomic_writer
+from evar.reporting.formats import format_of
 from evar.results import Results
-from evar.results_files import LEADERBOARD_COLUMNS, RUN_COLUMNS, SCHEMA, csv_bytes
+from evar.results_files import LEADERBOARD_COLUMNS, SCHEMA, csv_bytes
 from evar.store_format import readable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = ("cells", "runs", "predictions")
-FORMATS = ("parquet", "csv")
+SUFFIXES = {".parquet": "parquet", ".csv": "csv"}
 KEYS = ["cell_id", "encoder", "task", "protocol"]  # lead each line of the predictions
 PREDICTION_COLUMNS = [
     *KEYS, "clip_id", "group", "fold", "seed", "target", "predicted", "score_true", "targets", "scores",
@@ -55,11 +56,7 @@ def write_table(made: pd.DataFrame, path: str | Path, form: str | None = None) -
     EvarError: another suffix, a place that cannot be written.
     """
     path = Path(path)
-    chosen = form or path.suffix.lstrip(".").lower()
-    if chosen not in FORMATS:
-        raise unknown("format", chosen or str(path), FORMATS, "(name the file FILE.parquet or FILE.csv)")
-    if form and path.suffix.lstrip(".").lower() in set(FORMATS) - {form}:
-        raise EvarError(f"{path} ends in {path.suffix}, --format says {form}: keep one of them")
+    chosen = format_of(path, form, SUFFIXES)
     if chosen == "parquet":
         made.attrs = {"evar_schema": SCHEMA}
         buffer = io.BytesIO()
@@ -184,6 +181,3 @@ def _to_wandb(cells: pd.DataFrame, where: str) -> None:
         run = wandb.init(project=where, name=name, config=_settings(row), reinit="finish_previous")
         run.log(_scores(row))
         run.finish()
-
-
-COLUMNS = {"cells": LEADERBOARD_COLUMNS, "runs": RUN_COLUMNS, "predictions": PREDICTION_COLUMNS}

@@ -63,9 +63,9 @@ def heatmap(rows: pd.DataFrame) -> Figure:
 
 
 def layers(rows: pd.DataFrame, encoder: str) -> Figure:
-    """The score by layer, one curve per task, with 95 % intervals. EvarError where no task has two layers."""
-    own = rows[rows["encoder"] == encoder].drop_duplicates(["column", "layers"])
-    own = own[own.groupby("column")["layers"].transform("nunique") > 1]
+    """The score by layer, one curve per task and pooling, with 95 % intervals. EvarError where none has two layers."""
+    own = rows[rows["encoder"] == encoder].drop_duplicates(["column", "pooling", "layers"])
+    own = own[own.groupby(["column", "pooling"])["layers"].transform("nunique") > 1]
     if own.empty:
         raise EvarError(
             f"{encoder} was measured at one layer only: run it at others too, evar run {encoder} TASK --layers LAYER"
@@ -74,9 +74,11 @@ def layers(rows: pd.DataFrame, encoder: str) -> Figure:
     names = column_names(rows)
     figure = new_figure(max(5.0, 1.6 + 0.55 * len(places)), 3.6)
     axes = figure.subplots()
-    for i, (column, part) in enumerate(own.groupby("column", sort=False)):
+    several = own["pooling"].nunique() > 1
+    for i, ((column, pooling), part) in enumerate(own.groupby(["column", "pooling"], sort=False)):
+        name = _task(names[column]) + (f", {pooling}" if several else "")
         part = part.assign(at=part["layers"].map(places)).sort_values("at")
-        axes.plot(part["at"], part["mean"] * 100, label=_task(names[column]), markersize=5, **series(i))
+        axes.plot(part["at"], part["mean"] * 100, label=name, markersize=5, **series(i))
         axes.vlines(part["at"], part["ci95_low"] * 100, part["ci95_high"] * 100, color=COLOURS[i % 8], alpha=0.4)
     axes.set_xticks(list(places.values()), [short(name, 16) for name in places], rotation=30 if len(places) > 6 else 0)
     axes.set_xlabel("layer")

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evar.errors import EvarError, unknown
 from evar.extras import require
 from evar.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg", "pdf")
+SUFFIXES = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 # Okabe and Ito's palette; a series always has a marker and a dash of its own too, as on the page of `evar report`.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1F2328", "#A59B00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "p", "X")
@@ -98,19 +97,6 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
-
-
-def format_of(path: Path, wanted: str | None) -> str:
-    """The format of a figure file: `wanted`, else by its suffix; EvarError where they disagree or name none of FORMATS."""
-    suffix = path.suffix.lstrip(".").lower()
-    if wanted is not None and suffix in FORMATS and suffix != wanted:
-        raise EvarError(f"{path} ends in .{suffix}, --format says {wanted}: keep one of them")
-    chosen = wanted or suffix
-    if chosen not in FORMATS:
-        raise unknown(
-            "figure format", chosen or str(path), FORMATS, "(name the file FILE.png, .svg or .pdf, or give --format)"
-        )
-    return chosen
 
 
 def save(figure: Figure, path: Path, form: str) -> None:

@@ -30,14 +30,19 @@ def select(
     """The leaderboard rows whose task and encoder match the globs, with `rank`, `column`, `line` and `variant`.
 
     `column` (int) numbers what competes within a board, `line` (int) an encoder in one configuration, `variant` (str)
-    says which one where there are several. EvarError: --results is no folder, or there are more than MOST_CELLS rows.
+    says which one where there are several. EvarError: --results is no folder, no row of it matches, or there are more than
+    MOST_CELLS rows.
     """
     if results.folder.exists() and not results.folder.is_dir():
         raise EvarError(f"--results {results.folder} is not a folder")
-    rows = results.leaderboard()
-    for name, pattern in (("task", tasks), ("encoder", encoders), ("protocol", protocol)):
+    rows = board = results.leaderboard()
+    given = {"task": tasks, "encoder": encoders, "protocol": protocol}
+    for name, pattern in given.items():
         if pattern:
             rows = rows[[fnmatch.fnmatchcase(value, pattern) for value in rows[name]]]
+            if len(board) and not len(rows):
+                asked = ", ".join(f"{name} {pattern}" for name, pattern in given.items() if pattern)
+                raise EvarError(f"no row of {results.folder} matches {asked}: 'evar leaderboard' shows what is there")
     if len(rows) > MOST_CELLS:
         raise EvarError(
             f"{results.folder} holds {len(rows):,} cells, a page shows {MOST_CELLS:,} at most: "
@@ -145,7 +150,7 @@ def choose(rows: pd.DataFrame, encoder: str, task: str, **equal: Any) -> pd.Seri
         if value is not None:
             kept = found[found[name].astype(str) == str(value)]
             if not len(kept):
-                raise unknown(name, str(value), set(found[name].astype(str)), f"for {encoder} on {task}")
+                raise unknown(name, str(value), set(found[name].astype(str)), f"(for {encoder} on {task})")
             found = kept
     for name, value in (("synthetic", False), ("protocol", "fair")):
         if (found[name] == value).any():

@@ -87,8 +87,7 @@ def judge(
         )
     if not 0 <= row["mean"] <= 1:
         raise EvarError(f"{row['encoder']} on {row['task']}: the row has no score: run it again")
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise EvarError(f"--tolerance: expected points of at least 0, found {tolerance:g}")
+    check_tolerance(tolerance)
     allowed, why = _tolerance(tolerance, figure)
     value = percent(row["mean"])
     difference = (value - Decimal(repr(figure.mean))).quantize(Decimal("1e-9"))  # 100 * 0.579 is not quite 57.9
@@ -107,6 +106,12 @@ def judge(
         tuple(others),
         row,
     )
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """EvarError for a tolerance (points) that is no number of at least 0; None is the default one."""
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise EvarError(f"--tolerance: expected points of at least 0, found {tolerance:g}")
 
 
 def format_verdict(verdict: Verdict) -> str:

@@ -190,7 +190,9 @@ def _entering(found: Measured, protocol: Protocol, metrics: Mapping[str, str]) -
     reason = pd.Series("", index=rows.index, dtype=object)
     seeds = " ".join(map(str, protocol.seeds[:1] if protocol.deterministic else protocol.seeds))
     told = rows["seeds"].astype(object)
-    reason = reason.mask(rows["seeds"] != seeds, "seeds " + told + f", the protocol has {seeds}")
+    version = "version " + rows["protocol_version"].astype(str) + f" of the protocol, this evar has {protocol.version}"
+    reason = reason.mask(rows["protocol_version"] != protocol.version, version.astype(object))
+    reason = reason.mask((reason == "") & (rows["seeds"] != seeds), "seeds " + told + f", the protocol has {seeds}")
     if protocol.norm == "task":
         other = (reason == "") & (rows["norm_kind"] == "weights")
         reason = reason.mask(other, "normalised by the statistics of the weights, the protocol takes the task's")
@@ -203,7 +205,7 @@ def _entering(found: Measured, protocol: Protocol, metrics: Mapping[str, str]) -
         kept = kept.sort_values(["version", "n", "last"]).index[-1]
         other = (reason == "") & (rows["task"] == task) & (rows["task_fingerprint"] != kept)
         reason = reason.mask(other, "measured on other clips or splits of the task than the rows shown")
-    order = rows[reason == ""].sort_values(["protocol_version", "started_at"], kind="stable")
+    order = rows[reason == ""].sort_values("started_at", kind="stable")
     older = order.index[order.duplicated([*_VARIANT, "task"], keep="last")]
     reason.loc[older] = "measured again later"
     left = rows.assign(reason=reason)[reason != ""][list(found.left_out.columns)]

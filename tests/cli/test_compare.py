@@ -123,14 +123,24 @@ def test_lost_predictions_come_back_by_the_command_that_is_named(evar, stored):
         (["logmel", "--tasks", "esc10", "--mini"], "needs two encoders"),
         (["logmel", "mfc", "--no-run"], "did you mean 'mfcc'"),
         (["logmel", "x*", "--no-run"], "matches 'x*'"),
-        (["logmel", "mfcc", "--no-run", "--protocol", "knn"], "knn"),
+        (
+            ["logmel", "mfcc", "--no-run", "--protocol", "knn"],
+            "nothing is measured by protocol knn in results, only by fair",
+        ),
         (["logmel", "mfcc", "--no-run", "--protocol", "fiar"], "did you mean 'fair'"),
         (["logmel", "mfcc", "--no-run", "--tasks", "emodb"], "emodb"),
         (["logmel", "mfcc", "--no-run", "--alpha", "2"], "--alpha"),
         (["logmel", "mfcc", "--no-run", "--resamples", "5"], "resamples"),
         (["logmel", "mfcc", "--no-run", "--prefer", "pooling"], "COLUMN=VALUE"),
         (["logmel", "mfcc", "--no-run", "--prefer", "poling=mean"], "did you mean 'pooling'"),
+        (["logmel", "mfcc", "--no-run", "--prefer", "pooling=maen"], "pooling in --prefer: 'maen'"),
         (["logmel", "mfcc", "--tasks", "esc10", "--prefer", "pooling=mean"], "--no-run"),
+        (["", ",", "--no-run"], "needs two encoders, found none"),
+        (["logmel", "mfcc", "--no-run", "--tasks", ""], "no task named"),
+        (["logmel", "mfcc", "--no-run", "--alpha", "nan"], "--alpha"),
+        (["logmel", "mfcc", "--no-run", "--resamples", "99999999999"], "--resamples"),
+        (["logmel", "mfcc", "--no-run", "-o", "x.pdf"], "unknown format 'pdf'"),
+        (["logmel", "mfcc", "--no-run", "-o", "x.csv", "--format", "json"], "keep one of them"),
         (["logmel", "mfcc", "--no-run", "--format", "xml"], "xml"),
         (["logmel", "mfcc", "--no-run", "-o", "/proc/none/x.md"], "/proc/none"),
         (["logmel", "mfcc", "--no-run", "--results", "nowhere"], "nothing is measured in nowhere"),
@@ -140,6 +150,18 @@ def test_lost_predictions_come_back_by_the_command_that_is_named(evar, stored):
 )
 def test_bad_input_is_one_line(evar, stored, words, says):
     assert says in evar("compare", *words).one_line_error()
+
+
+def test_synthetic_tasks_never_enter_the_ranks_of_real_ones(evar, stored):
+    assert evar("run", "logmel,mfcc", "emodb", "--mini", "-q").code == 0
+    board = pd.read_csv(stored / "runs.csv", dtype=str, keep_default_na=False)
+    board.loc[board["task"] == "esc10", "synthetic"] = "False"
+    board.to_csv(stored / "runs.csv", index=False)
+    ran = evar("compare", "logmel", "mfcc", "--no-run", "--format", "json")
+    assert json.loads(ran.out)["shared"] == ["esc10"]
+    assert "emodb: synthetic stand-ins, left out beside real rows; --mini compares them" in ran.err
+    ran = evar("compare", "logmel", "mfcc", "--no-run", "--mini", "--format", "json")
+    assert json.loads(ran.out)["shared"] == ["emodb"]
 
 
 def test_what_is_missing_is_said_where_nothing_may_run(evar, stored):

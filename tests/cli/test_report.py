@@ -95,17 +95,21 @@ def test_training_curves(evar, tmp_path):
         (("plot", "confusion", "c", "esc50"), "unknown encoder 'c'"),
         (("plot", "confusion", "b", "esc5"), "unknown task 'esc5'; did you mean 'esc50'?"),
         (("plot", "classes", "b", "c", "esc50"), "unknown encoder 'c'"),
+        (("plot", "classes", "b", "b", "esc50"), "needs two encoders"),
         (("plot", "layers", "b"), "measured at one layer only"),
         (("plot", "cost", "esc5"), "did you mean 'esc50'"),
         (("plot", "cost", "esc50", "--against", "dim"), "nothing is known about numbers per embedding"),
         (("plot", "tsne", "b", "esc50"), "the embeddings of b on esc50 (out, mean+max) are not in embeddings"),
         (("plot", "tsne", "b", "esc50", "--fold", "x"), "--fold"),
-        (("plot", "heatmap", "-o", "x.jpg"), "unknown figure format 'jpg'"),
+        (("plot", "heatmap", "-o", "x.jpg"), "unknown format 'jpg'"),
         (("plot", "heatmap", "--synthetic"), "all rows are real: leave out --synthetic"),
         (("plot", "heatmap", "--results", "results/runs.csv"), "is not a folder"),
         (("plot", "tnse"), "tnse"),
         (("report", "--results", "results/runs.csv"), "--results results/runs.csv is not a folder"),
         (("report", "-o", "results"), "cannot write results: a folder stands where a file is needed"),
+        (("report", "-o", "x.png"), "unknown format 'png'"),
+        (("report", "--probe", "fiar"), "no row of results matches protocol fiar"),
+        (("plot", "heatmap", "--task", "none"), "no row of results matches task none"),
         (("export",), "say where to"),
         (("export", "-o", "x.xls"), "unknown format 'xls'"),
         (("export", "-o", "x.csv", "--results", "results/runs.csv"), "is not a folder"),
@@ -114,6 +118,24 @@ def test_training_curves(evar, tmp_path):
 )
 def test_mistakes_are_one_line(evar, results, words, expected):
     assert expected in evar(*words).one_line_error()
+
+
+@pytest.mark.parametrize("place", ["/proc/x.html", "", ".", "/", ".."])
+def test_a_place_that_takes_no_file_is_one_line(evar, results, place):
+    assert "cannot write" in evar("report", "-o", place).one_line_error()
+
+
+def test_two_encoders_of_other_poolings_are_told_apart_by_class(evar, results):
+    d.record(results, 4, encoder="a", layers="block1", norm="none", pooling="mean")
+    words = ("plot", "classes", "a", "b", "esc50", "--layers", "block1", "--pooling")
+    assert evar(*words, "mean").code == 0  # b has no such pooling: it has one row, which needs no choice
+
+
+def test_probe_and_protocol_are_one_option(evar, results):
+    assert evar("plot", "heatmap", "--protocol", "fair").code == 0
+    assert "fiar" in evar("report", "--protocol", "fiar").one_line_error()
+    assert "fiar" in evar("compare", "a", "b", "--no-run", "--probe", "fiar").one_line_error()
+    assert "fiar" in evar("table", "fusion", "--probe", "fiar").one_line_error()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("umap") is not None, reason="umap-learn is installed")

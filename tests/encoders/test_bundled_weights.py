@@ -73,7 +73,7 @@ def test_the_list_is_the_corpus_without_its_non_commercial_files(shared_data):
 
 
 def test_the_bundled_checkpoint_never_stands_for_another():
-    with pytest.raises(EvarError, match="byola-v2@x.pth"):
+    with pytest.raises(EvarError, match=r"byola-v2@x\.pth"):
         load_encoder("byola@x.pth")
     with pytest.raises(EvarError, match="random:byola-v2"):
         load_encoder("random:byola")

@@ -14,7 +14,8 @@ import results_data as d
 
 from evar.errors import EvarError
 from evar.reporting import plot_kinds
-from evar.reporting.plot_style import COLOURS, MARKERS, format_of, ink_on, save, series, styled
+from evar.reporting.formats import format_of
+from evar.reporting.plot_style import COLOURS, MARKERS, SUFFIXES, ink_on, save, series, styled
 from evar.reporting.report_confusion import Confusion
 from evar.reporting.report_embeddings import Points
 from evar.reporting.report_rows import arranged
@@ -111,6 +112,20 @@ def test_series_differ_by_more_than_colour():
     assert len(COLOURS) == len(MARKERS) == 8
 
 
+def test_a_layer_curve_never_mixes_two_poolings():
+    cells = [
+        d.cell(n, encoder="a", layers=layer, pooling=pooling, mean=mean)
+        for n, (layer, pooling, mean) in enumerate(
+            [("block1", "mean", 0.5), ("block2", "mean", 0.6), ("block1", "max", 0.7), ("block2", "max", 0.4)]
+        )
+    ]
+    frame = pd.DataFrame(cells).assign(schema=1)[LEADERBOARD_COLUMNS]
+    with styled():
+        (axes,) = plot_kinds.layers(arranged(frame.astype(dict.fromkeys(["limit", "shots"], "Int64"))), "a").axes
+    curves = {line.get_label().rpartition(", ")[2]: [round(y) for y in line.get_ydata()] for line in axes.lines}
+    assert curves == {"mean": [50, 60], "max": [70, 40]}
+
+
 def test_ink_is_readable():
     assert ink_on((1, 1, 0.2, 1)) == "black"
     assert ink_on((0.1, 0.0, 0.3, 1)) == "white"
@@ -121,20 +136,20 @@ def test_ink_is_readable():
     [("a.svg", None, "svg"), ("a.PDF", None, "pdf"), ("a", "png", "png"), ("a.b", "svg", "svg")],
 )
 def test_format_by_suffix_or_by_name(path, wanted, expected):
-    assert format_of(Path(path), wanted) == expected
+    assert format_of(Path(path), wanted, SUFFIXES) == expected
 
 
 @pytest.mark.parametrize(
     ("path", "wanted", "message"),
     [
-        ("a.jpg", None, "unknown figure format 'jpg'.*FILE.png"),
+        ("a.jpg", None, "unknown format 'jpg'.*FILE.png"),
         ("a", None, "unknown"),
         ("a.svg", "png", "ends in .svg, --format says png"),
     ],
 )
 def test_formats_that_do_not_fit(path, wanted, message):
     with pytest.raises(EvarError, match=message):
-        format_of(Path(path), wanted)
+        format_of(Path(path), wanted, SUFFIXES)
 
 
 def test_what_cannot_be_drawn_says_why():

@@ -263,6 +263,7 @@ PAGES = [page for page in DOCS if any(map(is_run, blocks(page)))]
 @pytest.fixture
 def own_modules():
     """Modules that a page writes and imports are gone after it, and so is its folder on the path."""
+    sys.modules.pop("mine", None)  # another test's
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path

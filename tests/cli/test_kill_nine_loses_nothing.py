@@ -83,16 +83,19 @@ def test_ten_kills_at_random_moments(template, tmp_path):
     assert expected.count("\n") == 5
 
     moments = random.Random(7)
-    killed = 0
-    for i in range(10):
-        folder = tmp_path / f"killed{i}"
+    killed = tried = 0
+    while killed < 10 and tried < 30:
+        folder = tmp_path / f"killed{tried}"
         folder.mkdir()
+        tried += 1
         try:
             code = run(template, folder, RUN, kill_after=moments.uniform(0.02, whole))
         except ProcessLookupError:
             code = int(template.stdout.readline())
         killed += code == -signal.SIGKILL
+        if code != -signal.SIGKILL:  # it was through by then: the machine has become faster since `whole` was taken
+            whole = max(0.05, 0.7 * whole)
         assert run(template, folder, RUN) == 0, (folder / "log.txt").read_text()
         assert canonical(folder) == expected
         assert "Traceback" not in (folder / "log.txt").read_text()
-    assert killed >= 3, "the kills came too late to mean anything"
+    assert killed == 10, "the kills came too late to mean anything"

@@ -1,4 +1,4 @@
-"""`evar data`: verify a dataset folder, fetch one, or make a small stand-in."""
+"""`evar data`: verify a dataset folder, fetch one, make a small stand-in, or search a corpus for its clips."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from pathlib import Path
 
 import click
 
+from evar.cli.leaks import leaks_command
 from evar.cli.options import data_option, output_option, print_json, tasks_dir_option, with_options
 
 
 @click.group()
 def data_command() -> None:
-    """Verify a dataset folder, fetch one where an open link exists, or make a small synthetic stand-in.
+    """Verify a dataset folder, fetch one, make a small synthetic stand-in, or search a corpus for its clips.
 
     \b
     Examples:
       evar data verify esc50 --data ~/datasets
       evar data fetch esc50 --to ~/datasets
       evar data mini vc1 --to /tmp/minis
+      evar data leaks corpus/ esc50 --data ~/datasets
     """
+
+
+data_command.add_command(leaks_command, "leaks")
 
 
 @data_command.command("verify")
@@ -46,7 +51,7 @@ def verify(
 
     from evar.datasets.verify import verify as verify_folder
 
-    with _bar("verify", "file") as progress:
+    with bar("verify", "file") as progress:
         report = verify_folder(task, data=data, tasks_dir=tasks_dir, audio=audio, progress=progress)
     if output == "json":
         print_json(asdict(report) | {"ok": report.ok})
@@ -73,7 +78,7 @@ def fetch(task: str, folder: str, tasks_dir: str | None) -> None:
 
     card = find_card(task, tasks_dir)
     click.echo(f"{card.name}: {card.licence or 'no licence stated'}", err=True)
-    with _bar("fetch", "B") as progress:
+    with bar("fetch", "B") as progress:
         root = fetch_data(card, Path(folder), progress=progress)
     click.echo(f"{root}\nnow: evar run ENCODER {card.name} --data {folder}")
 
@@ -102,7 +107,7 @@ def mini(task: str, folder: str, tasks_dir: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _bar(what: str, unit: str) -> Iterator:
+def bar(what: str, unit: str) -> Iterator:
     from tqdm import tqdm
 
     with tqdm(

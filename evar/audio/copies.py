@@ -4,13 +4,16 @@ A `Finder` holds the clips, `Finder.search(wav)` gives the passages of `wav` tha
 (evar.audio.landmarks) name candidates; here each one is held to the waveform itself. Both recordings are flattened (each
 time-frequency cell divided by the local level, so a fade, a filter or a gain does not count), aligned to an eighth of a
 sample, and correlated. A copy that went through a lossy codec keeps the phases of what can be heard and correlates at
-0.7 to 1.0; two recordings of the same kind of sound do not correlate at all.
+0.7 to 1.0; two recordings of the same kind of sound do not correlate at all, with two exceptions.
 
-But for tones: two steady notes of one pitch correlate, whoever plays them. What a correlation r is worth follows from
-its spread sigma under chance, which Bartlett's formula gives from the two autocorrelations (M. S. Bartlett, "On the
-theoretical specification and sampling properties of autocorrelated time-series", JRSS Supplement 8, 1946): for noise of
-2 s sigma is 0.02, for a note 0.2, for a sine about 1. A passage counts as a copy when r >= `SCORE`, and Fisher's
-atanh(r) is at least `EVIDENCE` times sigma. So a pure tone is never a proof, and a note must agree nearly perfectly.
+Tones: two steady notes of one pitch correlate, whoever plays them. What a correlation r is worth follows from its spread
+sigma under chance, which Bartlett's formula gives from the two autocorrelations (M. S. Bartlett, "On the theoretical
+specification and sampling properties of autocorrelated time-series", JRSS Supplement 8, 1946): for noise of 2 s sigma
+is 0.02, for a note 0.2, for a sine about 1. Fisher's atanh(r) has to be `EVIDENCE` times sigma. So a pure tone is never
+a proof, and a note must agree nearly perfectly.
+
+Short sounds: one speaker says one digit twice so alike that 0.3 s of it correlate at up to 0.8. So the smallest score of
+a copy falls from `SHORT` to `LONG` with the seconds that agree. How well this works on real audio: docs/leaks.md.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter
 from evar.audio.decode import decode, samples_after_decoding
 from evar.audio.landmarks import FLOOR, HOP, RATE, Candidate, Index
 
-SCORE = 0.75  # smallest correlation of a copy
+SHORT, LONG = (0.4, 0.85), (1.0, 0.65)  # (seconds, smallest score of a copy); a straight line between the two
 EVIDENCE = 8.0  # smallest atanh(score) / sigma
 CERTAIN = 0.995  # a higher correlation counts as this one: two sines agree to the last digit, and prove nothing
 SHORTEST = RATE // 10  # samples of sound (silence aside) that must agree
@@ -38,10 +41,10 @@ HOPELESS = 0.2  # a candidate whose voted stretch correlates less is dropped wit
 _FRAME, _STEP = 256, 64  # samples: 32 ms and 8 ms
 _LOW, _HIGH = 3, 110  # bins of 31 Hz: 94 to 3410 Hz
 _AROUND = (9, 33)  # frames (72 ms) and bins (1 kHz) over which the level is flattened
-_MASKED = 0.03  # what lies 30 dB below the loudest of half a second is left low: codecs drop it
+_MASKED = 0.01  # what lies 40 dB below the loudest of half a second is left low: codecs drop it
 _SLACK = 2 * HOP  # samples: how far the voted lag may be off
 _BLOCK = 256  # samples: 32 ms, the grain of a passage's ends
-_COPY, _OTHER = 1.0, 0.35  # a block of a copy correlates near 1; below 0.35 it counts against the passage
+_OTHER = 0.35  # a block of a copy correlates near 1; one below this counts against the passage
 _WINDOW = np.sqrt(np.hanning(_FRAME + 1)[:-1]).astype(np.float32)
 
 
@@ -64,7 +67,8 @@ class Copy:
     @property
     def closeness(self) -> float:
         """1 or more: proven. Less: how much of the score and of the evidence that are asked for is there."""
-        return min(self.score / SCORE, self.evidence / EVIDENCE)
+        needed = np.interp(self.stop - self.start, *zip(SHORT, LONG, strict=True))
+        return float(min(self.score / needed, self.evidence / EVIDENCE))
 
     @property
     def proven(self) -> bool:

@@ -276,13 +276,18 @@ def _as_text(report: Report) -> str:
 
 
 def _closest(report: Report) -> list[str]:
-    from evar.audio.copies import EVIDENCE, SCORE
+    from evar.audio.copies import EVIDENCE, LONG, SHORT
 
-    return [
-        f"closest innocent of {task}: {k.file} {k.start:.2f}-{k.stop:.2f} s, clip {k.clip}, score {k.score:.3f}, "
-        f"evidence {k.evidence:.1f} (a leak has {SCORE} and {EVIDENCE})"
-        for task, k in sorted(report.closest.items())
-    ]
+    if not report.closest:
+        return []
+    asked = f"evidence {EVIDENCE:g} and a score of {SHORT[1]} up to {SHORT[0]} s, {LONG[1]} from {LONG[0]:g} s on"
+    lines = [f"nearest to a leak, and none (a leak has {asked}):"]
+    for task, k in ((task, report.closest[task]) for task in report.clips if task in report.closest):
+        lines.append(
+            f"  {task}: {k.file} {k.start:.2f}-{k.stop:.2f} s, clip {k.clip} ({k.split}), "
+            f"score {k.score:.3f}, evidence {k.evidence:.1f}"
+        )
+    return lines
 
 
 def _unreadable(report: Report) -> list[str]:
@@ -307,7 +312,7 @@ def _as_json(report: Report) -> str:
     import evar
     from evar.audio import copies
 
-    thresholds = {"score": copies.SCORE, "evidence": copies.EVIDENCE}
+    thresholds = {"short": copies.SHORT, "long": copies.LONG, "evidence": copies.EVIDENCE}
     return json.dumps(
         {"evar_version": evar.__version__, "thresholds": thresholds} | asdict(report), indent=2, ensure_ascii=False
     )

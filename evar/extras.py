@@ -12,6 +12,8 @@ EXTRAS = {
     "train": ("tensorboard",),
     "report": ("matplotlib",),
     "cluster": ("submitit",),
+    "mlflow": ("mlflow",),
+    "wandb": ("wandb",),
     "docs": ("mkdocs", "mkdocs_click"),
 }
 

@@ -5,8 +5,6 @@ of one channel is a product with 9 shifted copies of the image, so the mean and 
 mean and covariance of those 9 values, and batch normalisation is known before anything is convolved. It is folded into
 the kernel, and convolution, pooling and ReLU are done tile by tile inside the cache; the backward pass computes the
 tiles again. The input needs no gradient, so the kernel's is one more product.
-
-Measured on one core, v1, batch 64: forward and backward 0.58 s -> 0.31 s in float32, see benchmarks/README.md.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ _CHUNK = 50_000  # rows of CSV text at a time
 # where -> (module to import, what to install, what follows the colon)
 SINKS = {
     "tensorboard": ("tensorboard", "pip install 'evar[train]'", "DIR"),
-    "mlflow": ("mlflow", "pip install mlflow", "URI"),
-    "wandb": ("wandb", "pip install wandb", "PROJECT"),
+    "mlflow": ("mlflow", "pip install 'evar[mlflow]'", "URI"),
+    "wandb": ("wandb", "pip install 'evar[wandb]'", "PROJECT"),
 }
 
 

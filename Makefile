@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
 
 demo: $(VENV)/.installed  ## score bundled BYOL-A and baselines on an embedded mini dataset, print the leaderboard
 	$(VENV)/bin/evar run byola,byola-v1-512,logmel,random:byola-v2,random:byola-v1-512 esc50,spcv2 --mini --results demo/results --embeddings demo/embeddings
-	@echo "This was synthetic audio, made on the spot. With your own copy: $(VENV)/bin/evar run random:byola-v2 esc50 --data DIR"
+	@echo "This was synthetic audio, made on the spot. With your own copy: $(VENV)/bin/evar run byola,logmel esc50 --data DIR"
 
 test: $(VENV)/.installed-all  ## the whole suite, with every extra
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -16,6 +16,7 @@ from evar.errors import EvarError, unknown
 
 SWITCHES = ("mixup", "crop", "crop_freq", "crop_time", "fader", "noise", "norm", "bank")
 NORMS = ("views", "batch", "none")
+VERBS = {"byol": "byola", "cola": "cola"}  # a preset's objective -> METHOD on the command line
 
 
 def _show_presets(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -194,7 +195,7 @@ def _preset_of(method: str, name: str | None) -> Any:
     from evar.pretraining.presets import get_preset
 
     preset = get_preset(name or {"byola": "v2", "cola": "cola"}[method])
-    kind = {"byol": "byola", "cola": "cola"}[preset.method]
+    kind = VERBS[preset.method]
     if kind != method:
         raise EvarError(f"preset {preset.name} is one of {kind}: evar pretrain {kind} --preset {preset.name}")
     return preset
@@ -282,9 +283,9 @@ def presets_text(presets: Any) -> str:
     rows = [
         [
             p.name,
-            {"byol": "byola", "cola": "cola"}[p.method],
+            VERBS[p.method],
             p.encoder,
-            f"{p.epochs:g}",
+            f"{p.steps} steps" if p.steps else f"{p.epochs:g} epochs",
             str(p.batch),
             f"{p.lr:g}",
             p.corpus,
@@ -292,6 +293,4 @@ def presets_text(presets: Any) -> str:
         ]
         for p in presets.values()
     ]
-    return table(
-        rows, ["preset", "method", "encoder", "epochs", "batch", "lr", "published corpus", "expect"], {3, 4, 5}
-    )
+    return table(rows, ["preset", "method", "encoder", "length", "batch", "lr", "for", "expect"], {3, 4, 5})

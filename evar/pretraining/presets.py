@@ -36,22 +36,22 @@ V1_AUGMENTATION = {"mixup": 0.4, "crop": True, "fader": 0.0, "norm": "views"}
 V2_AUGMENTATION = {"mixup": 0.2, "crop": True, "fader": 1.0, "norm": "batch"}
 
 
-def _v1(d: int, expect: str) -> Preset:
-    return Preset(
-        f"v1-{d}",
-        f"byola-v1-{d}",
-        "byol",
-        epochs=100,
-        batch=256,
-        lr=3e-4,
-        corpus="AudioSet (1.9 M clips) or FSD50K (dev, 41 k clips)",
-        expect=expect,
-        options={"augmentation": V1_AUGMENTATION},
-    )
+AUDIOSET = "AudioSet (1.9 M clips)"
+QUICK = {"tau": 0.97, "export_fc": "initial"}
+
+
+def _published(name: str, encoder: str, lr: float, augmentation: Mapping[str, Any] | None, **told: str) -> Preset:
+    """As in the papers: 100 epochs at a constant rate; BYOL-A in batches of 256, COLA (no augmentation) of 1,024.
+
+    An epoch of ours is a crop for each second of audio, theirs one for each clip: docs/reproduce-byola.md.
+    """
+    method, batch = ("byol", 256) if augmentation else ("cola", 1024)
+    options = {"augmentation": augmentation} if augmentation else {}
+    return Preset(name, encoder, method, epochs=100, batch=batch, lr=lr, options=options, **told)
 
 
 def _quick(name: str, encoder: str, method: str, batch: int, steps: int, options: Mapping[str, Any]) -> Preset:
-    """For a few hours of audio on a CPU: how the bundled weights were trained, chosen on inner validation (our choice)."""
+    """For a few hours of audio on a CPU: how the bundled weights were trained, chosen on inner scores (our choice)."""
     return Preset(
         name,
         encoder,
@@ -68,65 +68,57 @@ def _quick(name: str, encoder: str, method: str, batch: int, steps: int, options
     )
 
 
-QUICK = {"tau": 0.97, "export_fc": "initial"}
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        _v1(512, "IJCNN 2021 Table 1, d = 512: evar table byola-v1"),
-        _v1(1024, "IJCNN 2021 Table 1, d = 1024: evar table byola-v1"),
-        _v1(2048, "IJCNN 2021 Table 1, d = 2048: evar table byola-v1"),
-        Preset(
+def _all() -> list[Preset]:
+    v1_corpus, v1 = f"{AUDIOSET} or FSD50K (dev, 41 k clips)", "IJCNN 2021 Table 1"
+    sizes = (512, 1024, 2048)
+    return [
+        *(
+            _published(
+                f"v1-{d}",
+                f"byola-v1-{d}",
+                3e-4,
+                V1_AUGMENTATION,
+                corpus=v1_corpus,
+                expect=f"{v1}, d = {d}: evar table byola-v1",
+            )
+            for d in sizes
+        ),
+        _published(
             "v2",
             "byola-v2",
-            "byol",
-            epochs=100,
-            batch=256,
-            lr=1e-4,
-            corpus="AudioSet (1.9 M clips)",
+            1e-4,
+            V2_AUGMENTATION,
+            corpus=AUDIOSET,
             expect="nine-task average 72.4 (TASLP 2023): evar table byola-v2",
-            options={"augmentation": V2_AUGMENTATION},
         ),
-        Preset(
+        _published(
             "v2-small",
             "byola-v2-2048",
-            "byol",
-            epochs=100,
-            batch=256,
-            lr=1e-4,
+            1e-4,
+            V2_AUGMENTATION,
             corpus="any",
             expect="not published: 2048-d, for small corpora and machines (our choice)",
-            options={"augmentation": V2_AUGMENTATION},
+        ),
+        _published("cola", "cola", 1e-4, None, corpus="AudioSet", expect="ICASSP 2021: evar table cola"),
+        *(
+            _published(
+                f"cola-prime-{d}",
+                f"cola-prime-{d}",
+                1e-4,
+                None,
+                corpus="AudioSet",
+                expect=f"{v1}, COLA', d = {d}: evar table byola-v1",
+            )
+            for d in sizes
         ),
         _quick("quick-v1-512", "byola-v1-512", "byol", 64, 2000, {**QUICK, "augmentation": V1_AUGMENTATION}),
         _quick("quick-v2", "byola-v2", "byol", 64, 1300, {**QUICK, "augmentation": V2_AUGMENTATION}),
         _quick("quick-cola", "cola", "cola", 256, 180, {}),
         _quick("quick-cola-prime-512", "cola-prime-512", "cola", 256, 480, {}),
-        Preset(
-            "cola",
-            "cola",
-            "cola",
-            epochs=100,
-            batch=1024,
-            lr=1e-4,
-            corpus="AudioSet",
-            expect="ICASSP 2021: evar table cola",
-        ),
-        *(
-            Preset(
-                f"cola-prime-{d}",
-                f"cola-prime-{d}",
-                "cola",
-                epochs=100,
-                batch=1024,
-                lr=1e-4,
-                corpus="AudioSet",
-                expect=f"IJCNN 2021 Table 1, COLA', d = {d}: evar table byola-v1",
-            )
-            for d in (512, 1024, 2048)
-        ),
-    )
-}
+    ]
+
+
+PRESETS = {preset.name: preset for preset in _all()}
 
 
 def get_preset(name: str) -> Preset:

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evar.store import Embeddings, Store
 
 Progress = Callable[[int, int], None]
+Pair = tuple[str, str]  # (layer, pooling)
 PREFETCH = 4  # batches read ahead of the encoder
 
 
@@ -203,14 +204,12 @@ def embed(
     *,
     task_name: str,
     duration: str,
-    layers: str,
-    pooling: str,
+    pairs: Sequence[Pair],
     batch: int | None = None,
     progress: Progress | None = None,
-) -> tuple[Embeddings, float]:
-    """The clips' embeddings from the store, after encoding those that it lacks; and the seconds that took.
-
-    Encoding that was interrupted continues at the first clip not yet journalled.
+) -> tuple[dict[Pair, Embeddings], float]:
+    """The set that holds each (layer, pooling) of `pairs`, after one pass over the clips for those that the store lacks;
+    and the seconds that took. Encoding that was interrupted continues at the first clip not yet journalled.
     """
     settings = {
         "encoder_fingerprint": encoder.fingerprint(),
@@ -218,13 +217,13 @@ def embed(
         "duration": duration_key(waves),
         "precision": "fp32",
     }
-    wanted = [(layers, pooling)]
-    found = store.find(settings, wanted)
-    if found is not None:
+    found = {pair: store.find(settings, [pair]) for pair in pairs}
+    missing = [pair for pair, held in found.items() if held is None]
+    if not missing:
         return found, 0.0
     keep_freed_memory()
     started = time.perf_counter()
-    matrices = [(layers, pooling, encoder.dim(layers, pooling))]
+    matrices = [(*pair, encoder.dim(*pair)) for pair in missing]
     n_clips = len(waves.ids)
     with store.writer(settings, matrices, n_clips, encoder.label, task_name) as writer:
         import numpy as np
@@ -236,22 +235,20 @@ def embed(
             pending
         ):  # a skipped clip keeps its row, zeros that no probe reads: clip order stays the task's
             skipped = np.setdiff1d(pending, good)
-            writer.write(skipped, {wanted[0]: np.zeros((len(skipped), matrices[0][2]), np.float32)})
+            writer.write(skipped, {(a, b): np.zeros((len(skipped), dim), np.float32) for a, b, dim in matrices})
             done += len(skipped)
         for part, wav, lengths in batches(waves, good, encoder, duration, batch):
             with naming(encoder, waves, part):
-                output = encoder.encode_all(wav, lengths, [layers], [pooling])
-            vectors = {key: value.cpu().numpy() for key, value in output.items()}
-            _check_finite(encoder, waves, part, vectors[wanted[0]])
+                output = encoder.encode_pairs(wav, lengths, missing)
+            vectors = {pair: value.cpu().numpy() for pair, value in output.items()}
+            for values in vectors.values():
+                _check_finite(encoder, waves, part, values)
             writer.write(part, vectors)
             done += len(part)
             if progress:
                 progress(done, n_clips)
-        writer.finish()
-    found = store.find(settings, wanted)
-    if found is None:
-        raise EvarError(f"the embeddings just written to {store.root} cannot be read back: run 'evar store verify'")
-    return found, time.perf_counter() - started
+        written = writer.finish()
+    return {pair: held or written for pair, held in found.items()}, time.perf_counter() - started
 
 
 @contextlib.contextmanager

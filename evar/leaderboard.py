@@ -22,7 +22,7 @@ RANKED_APART = [
     "duration",
 ]
 _WIDTH = 132  # characters, before a table is continued below
-_VARIANTS = ["pooling", "layers", "norm", "weights", "task_version", "protocol_version", "seeds", "cell_id"]
+_VARIANTS = ["layers", "pooling", "norm", "weights", "task_version", "protocol_version", "seeds", "cell_id"]
 
 
 def format_leaderboard(rows: pd.DataFrame) -> str:

@@ -23,14 +23,13 @@ def estimate(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **o
     for task in loaded_tasks:
         for encoder in loaded_encoders:
             batch, seconds = settings.batch or preferred_batch(encoder), task.card.seconds
-            layers = settings.layers or encoder.default_layer
-            pooling = settings.pooling or encoder.default_pooling
+            pairs = encoder.choices(settings.layers, settings.pooling)
             wav = torch.randn(batch, round(seconds * encoder.sample_rate), generator=torch.Generator().manual_seed(0))
             if encoder.needs_normalization and encoder.normalization is None:
                 encoder = encoder.with_normalization({"mean": 0.0, "std": 1.0})
-            encoder.encode_all(wav[:1], None, [layers], [pooling])
+            encoder.encode_pairs(wav[:1], None, pairs)
             begun = time.perf_counter()
-            encoder.encode_all(wav, None, [layers], [pooling])
+            encoder.encode_pairs(wav, None, pairs)
             if run.device.startswith("cuda"):
                 torch.cuda.synchronize()
             per_clip = (time.perf_counter() - begun) / batch
@@ -44,7 +43,7 @@ def estimate(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **o
                         "clips": clips,
                         "hours": clips * seconds / 3600,
                         "bytes_waveforms": int(clips * seconds * encoder.sample_rate * 2),
-                        "bytes_embeddings": clips * encoder.dim(layers, pooling) * 4,
+                        "bytes_embeddings": clips * sum(encoder.dim(*pair) for pair in pairs) * 4,
                         "seconds_encode": clips * per_clip,
                     }
                 )

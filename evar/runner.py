@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,7 +59,6 @@ class Run:
     results: Results
     device: str
     protocols: list[Protocol]
-    weights: dict[str, str]  # encoder label -> name of its weights file
     waves: dict[tuple, Waveforms] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
@@ -95,8 +95,9 @@ def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **option
     run.results.check_writable()
     for task in loaded_tasks:
         for encoder in loaded_encoders:
-            for cell in _cells(run, task, encoder):
-                _measure(run, cell)
+            cells = list(_cells(run, task, encoder))
+            for cell in cells:
+                _measure(run, cell, _one_pass(run, cell, cells))
     rows = run.results.leaderboard()
     rows = rows[rows["cell_id"].isin(run.finished)]
     return rows.set_index("cell_id").loc[run.finished].reset_index()
@@ -117,17 +118,13 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     device = resolve_device(settings.device)
     loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
     for encoder in loaded:  # an unknown layer or pooling is said before any work
-        encoder.dim(settings.layers or encoder.default_layer, settings.pooling or encoder.default_pooling)
+        encoder.choices(settings.layers, settings.pooling)
     labels = [encoder.label for encoder in loaded]
-    weights = {
-        encoder.label: _weights_name(name, settings.weights)
-        for name, encoder in zip(encoder_names, loaded, strict=True)
-    }
     for label in labels:
         if labels.count(label) > 1:
             raise EvarError(f"two encoders are called {label!r}: name them apart, as in mine={label}")
     store = Store(settings.embeddings)
-    return Run(settings, reporter, store, results, device, protocols, weights), loaded_tasks, loaded
+    return Run(settings, reporter, store, results, device, protocols), loaded_tasks, loaded
 
 
 def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
@@ -157,17 +154,6 @@ def _load_encoder(name: Any, weights: str | None, device: str) -> Encoder:
     return load_encoder(name, weights=weights, device=device)
 
 
-def _weights_name(name: Any, weights: str | None) -> str:
-    """The file name of an encoder's weights; nothing for encoders without, objects and `random:`."""
-    from evar.encoders.registry import parse
-
-    if not isinstance(name, str):
-        return ""
-    parsed = parse(name)
-    path = weights or (None if parsed.scheme == "random" else parsed.weights)
-    return Path(path).name if path else ""
-
-
 @dataclass(frozen=True)
 class Cell:
     """One encoder (with its statistics still to be given) on one task by one protocol."""
@@ -188,9 +174,8 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
 
     settings = run.settings
     waves = run.waveforms(task, encoder.sample_rate)
-    layers = settings.layers or encoder.default_layer
-    pooling = settings.pooling or encoder.default_pooling
-    for protocol in run.protocols:
+    pairs = encoder.choices(settings.layers, settings.pooling)
+    for protocol, (layers, pooling) in itertools.product(run.protocols, pairs):
         norm = choose_norm(encoder, settings.norm, protocol.norm, task)
         published = protocol.learning_rate_by_card and encoder.weights_kind in ("trained", "bundled")
         lr = task.card.paper.get("lr", {}).get(encoder.name) if published else None
@@ -217,8 +202,21 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
         yield Cell(cell_id(identity), task, encoder, protocol, norm, layers, pooling, lr, seeds)
 
 
-def _measure(run: Run, cell: Cell) -> None:
-    name = f"{cell.encoder.label} × {cell.task.name} ({cell.protocol.name})"
+def _one_pass(run: Run, cell: Cell, cells: list[Cell]) -> list[tuple[str, str]]:
+    """What the encoder's pass for `cell` also gives: the layers of all cells still to be measured on the same input."""
+    return [
+        (other.layers, other.pooling)
+        for other in cells
+        if other is cell or (other.norm == cell.norm and run.results.finished(other.cell_id) is None)
+    ]
+
+
+def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
+    """Score one cell; `pairs` are the (layer, pooling) that are encoded with it."""
+    what = cell.encoder.label
+    if (cell.layers, cell.pooling) != (cell.encoder.default_layer, cell.encoder.default_pooling):
+        what += f" {cell.layers} {cell.pooling}"
+    name = f"{what} × {cell.task.name} ({cell.protocol.name})"
     if run.results.finished(cell.cell_id) is not None:
         run.finished.append(cell.cell_id)
         run.reporter.say(f"{name}: already measured, nothing to do")
@@ -236,14 +234,13 @@ def _measure(run: Run, cell: Cell) -> None:
             run.store,
             task_name=cell.task.name,
             duration=run.settings.duration,
-            layers=cell.layers,
-            pooling=cell.pooling,
+            pairs=list(dict.fromkeys(pairs)),
             batch=run.settings.batch,
             progress=progress,
         )
     seconds_encode = time.perf_counter() - begun if seconds else 0.0
     begun = time.perf_counter()
-    evaluation, kept = _probe(run, cell, embeddings, waves)
+    evaluation, kept = _probe(run, cell, embeddings[cell.layers, cell.pooling], waves)
     for warning in evaluation.warnings:
         if f"{cell.task.name}: {warning}" not in run.told:  # once per task, not once per encoder
             run.told.add(f"{cell.task.name}: {warning}")
@@ -314,7 +311,7 @@ def _row(run: Run, cell: Cell, encoder: Encoder, evaluation: Any, waves: Wavefor
         "cell_id": cell.cell_id,
         "encoder": encoder.label,
         "encoder_fingerprint": encoder.fingerprint(),
-        "weights": run.weights[encoder.label],
+        "weights": encoder.weights_file,
         "weights_sha256": encoder.weights_sha256,
         "weights_kind": encoder.weights_kind,
         "task": task.name,

@@ -34,9 +34,11 @@ from evar.errors import EvarError, nearest
     device_option,
     click.option("--probe", metavar="NAMES", help="Protocols: fair (default), paper, knn, mlp, or a YAML file."),
     click.option("--seeds", metavar="N,N", help="Seeds instead of the protocol's own."),
-    click.option("--layers", metavar="L|L+L", help="Layer, or a fusion of layers, instead of the encoder's default."),
     click.option(
-        "--pooling", metavar="NAME", help="mean, max, std, mean+max, mean_std instead of the encoder's default."
+        "--layers", metavar="L,L+L|all", help="Layers, or fusions of them (3+6), each in a row of its own, in one pass."
+    ),
+    click.option(
+        "--pooling", metavar="NAMES", help="mean, max, std, mean+max, mean_std, cls instead of the encoder's default."
     ),
     click.option("--norm", metavar="auto|weights|task", help="Whose log-mel statistics. auto: as the protocol says."),
     click.option("--duration", metavar="card|native", help="Cut or pad clips to the card's seconds (default), or not."),
@@ -73,6 +75,7 @@ def run_command(
     Examples:
       evar run logmel,random:byola-v2 esc50 --mini
       evar run byola-v2@AudioNTT2022.pth esc50,gtzan --data ~/datasets --probe fair,paper
+      evar run cnn14@Cnn14.pth esc50 --layers all,3+6 --data ~/datasets
       evar run mine=py:my_package.models:Mine,logmel paper9 --data ~/datasets --dry-run
       evar run grid.yaml
     """

@@ -22,18 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evar.encoders.choices import CLIP, choose, named_layer
 from evar.encoders.fingerprint import foreign_source, plain_attributes, state_digest
 from evar.encoders.inputs import checked_audio, checked_normalization
-from evar.encoders.pooling import Frames, fuse, pool, pooled_dim
-from evar.errors import EvarError, unknown
+from evar.encoders.pooling import Frames, fuse, pool, pooled_dim, summary_of
+from evar.errors import EvarError
 from evar.files import digest
 
 __all__ = ["CLIP", "Encoder", "Frames"]
 
-CLIP = "clip"
-"""The pooling of layers that are one vector per clip by the model's own design."""
-
-SEALED = ("encode", "encode_frames", "encode_all", "measure_normalization", "with_normalization", "fingerprint")
+SEALED = (
+    "encode",
+    "encode_frames",
+    "encode_all",
+    "encode_pairs",
+    "measure_normalization",
+    "with_normalization",
+    "fingerprint",
+)
 
 
 class Encoder(nn.Module):
@@ -59,6 +65,7 @@ class Encoder(nn.Module):
     preferred_batch: Mapping[str, int] = MappingProxyType({"cpu": 8, "cuda": 256})
     weights_kind: str = "none"
     weights_sha256: str = ""
+    weights_file: str = ""
     settings: Mapping[str, Any] = MappingProxyType({})
     """What else the embeddings depend on (front end, variant): JSON values; part of the fingerprint."""
     normalization: Mapping[str, float] | None = None
@@ -139,6 +146,14 @@ class Encoder(nn.Module):
             raise EvarError(f"{self.label}: layer {layer!r} takes {wanted}")
         return size if of_clip else pooled_dim(pooling, size)
 
+    def choices(self, layers: str | None = None, poolings: str | None = None) -> list[tuple[str, str]]:
+        """The (layer, pooling) pairs that words of the command line mean, in order; EvarError for unknown ones.
+
+        layers: names, commas, fusions `a+b`, `all`; a number stands for the layer whose name ends in it (`3+6` is
+        `block3+block6`). None is the default, as for poolings. Clip layers always have the pooling `clip`.
+        """
+        return choose(self, layers, poolings)
+
     def encode(self, wav: Tensor | np.ndarray, lengths: Any = None, *, sample_rate: int | None = None) -> Tensor:
         """Embed clips with the default layers and pooling.
 
@@ -147,7 +162,7 @@ class Encoder(nn.Module):
         Raises EvarError for another shape, dtype or rate, NaN, empty clips, missing statistics.
         """
         pair = (self.default_layer, self.default_pooling)
-        return self._encode(wav, lengths, [pair[0]], [pair[1]], sample_rate)[pair]
+        return self.encode_pairs(wav, lengths, [pair], sample_rate=sample_rate)[pair]
 
     def encode_all(
         self,
@@ -164,7 +179,32 @@ class Encoder(nn.Module):
         """
         layers = [self.default_layer] if layers is None else list(layers)
         poolings = [self.default_pooling] if poolings is None else list(poolings)
-        return self._encode(wav, lengths, layers, poolings, sample_rate)
+        pairs = [(layer, pooling) for layer in layers for pooling in poolings]
+        return self.encode_pairs(wav, lengths, pairs, sample_rate=sample_rate)
+
+    def encode_pairs(
+        self,
+        wav: Tensor | np.ndarray,
+        lengths: Any,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        sample_rate: int | None = None,
+    ) -> dict[tuple[str, str], Tensor]:
+        """As `encode_all`, for chosen (layer, pooling) pairs, such as those of `choices`."""
+        for layer, pooling in pairs:
+            self.dim(layer, pooling)
+        wav, lengths, single = self._checked(wav, lengths, sample_rate)
+        results = {}
+        with self._frozen():
+            parts = {layer: self._parts(layer) for layer, _ in pairs}
+            outputs = self._run(wav, lengths, frozenset(part for some in parts.values() for part in some))
+            for layer, names in parts.items():
+                of_clip = names[0] not in self.hop_ms
+                frames = None if of_clip else self._fused(outputs, names)
+                for pooling in dict.fromkeys(pooling for other, pooling in pairs if other == layer):
+                    results[layer, pooling] = outputs[names[0]] if of_clip else pool(frames, pooling)
+        # Clones made outside inference mode are ordinary tensors, which a probe may train on.
+        return {pair: (results[pair][0] if single else results[pair]).clone() for pair in dict.fromkeys(pairs)}
 
     def encode_frames(
         self,
@@ -188,7 +228,10 @@ class Encoder(nn.Module):
             frames = self._fused(self._run(wav, lengths, frozenset(parts)), parts)
         # Clones made outside inference mode are ordinary tensors, which a probe may train on.
         features, times_ms, valid = frames.features.clone(), frames.times_ms.clone(), frames.valid.clone()
-        return Frames(features[0], times_ms, valid[0]) if single else Frames(features, times_ms, valid)
+        summary = None if frames.summary is None else frames.summary.clone()
+        if single:
+            return Frames(features[0], times_ms, valid[0], None if summary is None else summary[0])
+        return Frames(features, times_ms, valid, summary)
 
     def measure_normalization(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
         """Mean and standard deviation of the log-mel over all valid frames of (wav, lengths) batches, in float64."""
@@ -248,33 +291,11 @@ class Encoder(nn.Module):
 
     # ---- how it is done --------------------------------------------------------------------------------------------
 
-    def _encode(
-        self, wav: Any, lengths: Any, layers: list[str], poolings: list[str], sample_rate: int | None
-    ) -> dict[tuple[str, str], Tensor]:
-        pairs = [(layer, pooling) for layer in layers for pooling in poolings]
-        for layer, pooling in pairs:
-            self.dim(layer, pooling)
-        wav, lengths, single = self._checked(wav, lengths, sample_rate)
-        results = {}
-        with self._frozen():
-            parts = {layer: self._parts(layer) for layer in layers}
-            outputs = self._run(wav, lengths, frozenset(part for some in parts.values() for part in some))
-            for layer in dict.fromkeys(layers):
-                frames = None if layer in outputs and layer not in self.hop_ms else self._fused(outputs, parts[layer])
-                for pooling in poolings:
-                    results[layer, pooling] = outputs[layer] if frames is None else pool(frames, pooling)
-        # Clones made outside inference mode are ordinary tensors, which a probe may train on.
-        return {pair: (vector[0] if single else vector).clone() for pair, vector in results.items()}
-
     def _fused(self, outputs: Mapping[str, Frames], parts: Sequence[str]) -> Frames:
         return fuse([outputs[part] for part in parts], [self.hop_ms[part] for part in parts])
 
     def _parts(self, layer: str) -> list[str]:
-        parts = layer.split("+")
-        for part in parts:
-            if part not in self.layers:
-                raise unknown(f"layer of {self.label}", part, self.layers)
-        return parts
+        return [named_layer(self, part) for part in layer.split("+")]
 
     def _checked(self, wav: Any, lengths: Any, sample_rate: int | None) -> tuple[Tensor, Tensor, bool]:
         if sample_rate is not None and sample_rate != self.sample_rate:
@@ -324,7 +345,11 @@ class Encoder(nn.Module):
                 continue
             times = max((frames.times_ms for frames in outputs), key=len)
             features = [nn.functional.pad(f.features, (0, 0, 0, len(times) - f.features.shape[1])) for f in outputs]
-            merged[layer] = Frames(torch.cat(features)[order], times, torch.cat([f.valid for f in outputs])[order])
+            summary = summary_of([f.summary for f in outputs], dim=0)
+            valid = torch.cat([f.valid for f in outputs])[order]
+            merged[layer] = Frames(
+                torch.cat(features)[order], times, valid, None if summary is None else summary[order]
+            )
         return merged
 
     @contextlib.contextmanager

@@ -25,7 +25,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 def plain_attributes(encoder: nn.Module) -> dict[str, Any]:
     """An author's constructor arguments usually end as attributes: two values never share a fingerprint."""
-    known = {"weights_kind", "weights_sha256", "normalization", "_label", *vars(nn.Module())}
+    known = {"weights_kind", "weights_sha256", "weights_file", "normalization", "_label", *vars(nn.Module())}
     found = {}
     for path, module in encoder.named_modules():
         for name, value in sorted(vars(module).items()):

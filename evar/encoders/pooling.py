@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evar.errors import EvarError, unknown
 
-POOLINGS = {"mean": 1, "max": 1, "std": 1, "mean+max": 1, "mean_std": 2}
+POOLINGS = {"mean": 1, "max": 1, "std": 1, "mean+max": 1, "mean_std": 2, "cls": 1}
 """Name -> how many times the layer's dimension the pooled vector has."""
 
 
@@ -19,11 +19,13 @@ class Frames:
     """One layer's frames for a batch. Rows at and past `valid` are padding: their content means nothing.
 
     features: float32 [B, T, D]; times_ms: float32 [T], where each frame is centred; valid: int64 [B], 1..T.
+    summary: float32 [B, D], the layer's own token for the whole clip (pooling `cls`), None where it has none.
     """
 
     features: Tensor
     times_ms: Tensor
     valid: Tensor
+    summary: Tensor | None = None
 
 
 def pooled_dim(pooling: str, dim: int) -> int:
@@ -36,9 +38,14 @@ def pooled_dim(pooling: str, dim: int) -> int:
 def pool(frames: Frames, pooling: str) -> Tensor:
     """Pool valid frames over time: [B, T, D] -> [B, D] (`mean_std`: [B, 2 D]).
 
-    `mean+max` is the sum of the two, as in BYOL-A (arXiv 2204.07402); `std` is the population's, 0 for one frame.
+    `mean+max` is the sum of the two, as in BYOL-A (arXiv 2204.07402); `std` is the population's, 0 for one frame;
+    `cls` is the layer's summary token, EvarError where it has none.
     """
     pooled_dim(pooling, 1)
+    if pooling == "cls":
+        if frames.summary is None:
+            raise EvarError("pooling 'cls': this layer has no summary token: choose mean, max or mean+max")
+        return frames.summary
     x, n_frames = frames.features, frames.features.shape[1]
     count = frames.valid.clamp(min=1).to(x.dtype)[:, None]
     padding = None
@@ -76,7 +83,13 @@ def fuse(layers: Sequence[Frames], hops_ms: Sequence[float]) -> Frames:
         torch.cat([frames.features[:, :n_frames] for frames in averaged], dim=2),
         layers[coarsest].times_ms[:n_frames],
         torch.stack([frames.valid for frames in averaged]).amin(dim=0).clamp(max=n_frames),
+        summary_of([frames.summary for frames in layers], dim=1),
     )
+
+
+def summary_of(summaries: Sequence[Tensor | None], dim: int) -> Tensor | None:
+    """Summary tokens concatenated along `dim`; None unless all are there."""
+    return None if any(summary is None for summary in summaries) else torch.cat(list(summaries), dim=dim)
 
 
 def _averaged(frames: Frames, ratio: float) -> Frames:

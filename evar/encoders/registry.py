@@ -9,9 +9,8 @@ import importlib
 import inspect
 import os
 import re
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from evar.encoders.base import Encoder
 
 ENTRY_POINTS = "evar.encoders"
-SCHEMES = ("random", "py")
-_LITERAL = re.compile(r"^ENCODERS = (\{.*?^\})", re.MULTILINE | re.DOTALL)
+OWN_SCHEMES = ("random", "py")
+_LITERALS = re.compile(r"^(ENCODERS|SCHEMES) = (\{.*?^\})", re.MULTILINE | re.DOTALL)
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -35,7 +34,9 @@ class Entry:
 
     dim is the size of the default embedding; extra names the pip extra that it needs; weights is `required`, `none`,
     `bundled` (a checkpoint of ours, and nothing else) or `optional` (ours unless others are given); options are what
-    `load_encoder(name, **options)` takes, with their defaults.
+    `load_encoder(name, **options)` takes, with their defaults. small: options that make a small network of the same
+    code, for tests. source: where weights are published, as `evar.encoders.catalog` reads it. untrained: whether
+    there is a `random:NAME`; a published program that comes with its weights has none.
     """
 
     name: str
@@ -48,11 +49,29 @@ class Entry:
     title: str
     weights: str
     options: dict[str, Any]
+    small: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] | None = None
+    untrained: bool = True
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A family of encoders named `SCHEME:REF`, as its file's `SCHEMES` literal declares it.
+
+    Its class has `from_reference(reference, weights, random=False, **options)`; what options fit, it says itself.
+    """
+
+    name: str
+    class_name: str
+    module: str
+    extra: str | None
+    title: str
 
 
 @dataclass(frozen=True)
 class EncoderName:
-    """A parsed encoder name. label: what the leaderboard shows; scheme: `random`, `py` or `` for a registered name."""
+    """A parsed encoder name. label: what the leaderboard shows; scheme: `random`, `py`, one of `list_schemes()`, or ``
+    for a registered name."""
 
     label: str
     scheme: str
@@ -62,7 +81,12 @@ class EncoderName:
 
 def list_encoders() -> dict[str, Entry]:
     """All encoders that evar ships, by name, in alphabetical order. Imports none of them."""
-    return dict(_shipped())
+    return dict(_shipped()[0])
+
+
+def list_schemes() -> dict[str, Scheme]:
+    """The schemes that lead to encoders of others (`hf:`, `hear:` ...), by name. Imports none of them."""
+    return dict(_shipped()[1])
 
 
 def parse(spec: str) -> EncoderName:
@@ -77,8 +101,8 @@ def parse(spec: str) -> EncoderName:
     scheme, colon, name = reference.partition(":")
     if not colon:
         scheme, name = "", reference
-    elif scheme not in SCHEMES:
-        raise unknown("encoder scheme", f"{scheme}:", [f"{scheme}:" for scheme in SCHEMES], f"in {spec!r}")
+    elif scheme not in (known := (*OWN_SCHEMES, *_shipped()[1])):
+        raise unknown("encoder scheme", f"{scheme}:", [f"{scheme}:" for scheme in known], f"in {spec!r}")
     if not name or (at and not weights):
         raise EvarError(f"bad encoder name {spec!r}: expected [label=]NAME[@WEIGHTS], such as byola-v2@FILE")
     if label is None:
@@ -93,7 +117,7 @@ def _stem(weights: str) -> str:
 
 
 def load_encoder(
-    spec: str | Encoder | type[Encoder],
+    spec: str | torch.nn.Module | type[torch.nn.Module],
     *,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
@@ -101,7 +125,8 @@ def load_encoder(
 ) -> Encoder:
     """Build an encoder, ready to encode on `device`.
 
-    spec: a name as in `parse`, an `Encoder`, or a subclass of it. weights: what would follow `@`.
+    spec: a name as in `parse`, an `Encoder` or a subclass of it, or the same of a plain torch.nn.Module
+    (`evar.encoders.plain`). weights: what would follow `@`.
     options: those of the registry entry, or the arguments of the author's class.
     Raises EvarError: unknown names and options, missing extras and weights, weights that do not fit.
     """
@@ -110,6 +135,8 @@ def load_encoder(
         parsed = _with_weights(parse(spec), weights)
         encoder = _random(parsed, options) if parsed.scheme == "random" else _build(parsed, options)
         encoder.label = parsed.label
+        if parsed.weights and parsed.scheme != "random":
+            encoder.weights_file = Path(parsed.weights).name
     else:
         encoder = _from_object(spec, weights, options)
     return encoder.to(target).eval()
@@ -127,18 +154,24 @@ def bundled_file(name: str) -> Path:
 
 
 @functools.cache
-def _shipped() -> dict[str, Entry]:
-    entries = {}
+def _shipped() -> tuple[dict[str, Entry], dict[str, Scheme]]:
+    entries, schemes = {}, {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        literal = _LITERAL.search(path.read_text(encoding="utf-8"))
-        for name, keys in ast.literal_eval(literal[1]).items() if literal else ():
-            keys = dict(keys)
-            class_name, trained_on = keys.pop("class"), tuple(keys.pop("trained_on"))
-            entries[name] = Entry(name, class_name, f"evar.encoders.{path.stem}", trained_on=trained_on, **keys)
-    return dict(sorted(entries.items()))
+        module = f"evar.encoders.{path.stem}"
+        for kind, literal in _LITERALS.findall(path.read_text(encoding="utf-8")):
+            for name, keys in ast.literal_eval(literal).items():
+                keys = dict(keys)
+                class_name = keys.pop("class")
+                if kind == "SCHEMES":
+                    schemes[name] = Scheme(name, class_name, module, **keys)
+                else:
+                    entries[name] = Entry(name, class_name, module, trained_on=tuple(keys.pop("trained_on")), **keys)
+    return dict(sorted(entries.items())), dict(sorted(schemes.items()))
 
 
 def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
+    if parsed.scheme in _shipped()[1]:
+        return _referred(parsed, options)
     entry, cls = _find(parsed)
     if entry and entry.weights == "bundled" and parsed.weights is not None:
         raise EvarError(f"{parsed.name} takes no weights file: name its architecture, byola-v2@{parsed.weights}")
@@ -146,14 +179,38 @@ def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
         encoder = _instance(entry, cls, parsed.name, str(bundled_file(parsed.name)), options)
         encoder.weights_kind = "bundled"
         return encoder
-    if entry and entry.weights == "required" and parsed.weights is None:
-        raise EvarError(
-            f"{parsed.name} needs weights: give {parsed.name}@FILE (or --weights FILE),"
-            f" or random:{parsed.name} for the untrained baseline"
-        )
-    if entry and entry.weights == "none" and parsed.weights is not None:
-        raise EvarError(f"{parsed.name} takes no weights: remove '@{parsed.weights}'")
-    return _instance(entry, cls, parsed.name, parsed.weights, options)
+    weights = parsed.weights
+    if entry and entry.weights == "required" and weights is None:
+        from evar.encoders.catalog import fetched, how_to_get
+
+        weights = fetched(entry)
+        if weights is None:
+            raise EvarError(
+                f"{parsed.name} needs weights: {how_to_get(entry)}give {parsed.name}@FILE (or --weights FILE)"
+                + (f", or random:{parsed.name} for the untrained baseline" if entry.untrained else "")
+            )
+    if entry and entry.weights == "none" and weights is not None:
+        raise EvarError(f"{parsed.name} takes no weights: remove '@{weights}'")
+    if entry and weights is not None:
+        from evar.encoders.catalog import verify_known
+
+        verify_known(entry, weights)
+    encoder = _instance(entry, cls, parsed.name, None if weights is None else str(weights), options)
+    encoder.weights_file = "" if weights is None else Path(weights).name
+    return encoder
+
+
+def _referred(parsed: EncoderName, options: dict[str, Any], random: bool = False) -> Encoder:
+    """The encoder of `SCHEME:REF`; its class knows what REF is."""
+    scheme = _shipped()[1][parsed.scheme]
+    with _extra(scheme.name + ":", scheme.extra):
+        cls = getattr(importlib.import_module(scheme.module), scheme.class_name)
+        try:
+            return cls.from_reference(parsed.name, parsed.weights, random=random, **options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise EvarError(f"{parsed.label}: {str(error).partition(' ')[2]}") from None
 
 
 def _random(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
@@ -168,12 +225,15 @@ def _random(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
     inner = parse(parsed.name)
     if inner.scheme == "random":
         raise EvarError(f"bad encoder name 'random:{parsed.name}': random: stands once")
-    entry, cls = _find(inner)
+    referred = inner.scheme in _shipped()[1]
+    entry, cls = (None, None) if referred else _find(inner)
     if entry and entry.weights == "bundled":
         raise EvarError(f"{parsed.name} is a checkpoint, not an architecture: give random:byola-v2")
+    if entry and not entry.untrained:
+        raise EvarError(f"{parsed.name} comes with its weights and has no untrained form: give {parsed.name}@FOLDER")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        encoder = _instance(entry, cls, inner.name, None, options)
+        encoder = _referred(inner, options, True) if referred else _instance(entry, cls, inner.name, None, options)
     if next(encoder.parameters(), None) is None:
         raise EvarError(f"{parsed.name} has no weights to make random: use {parsed.name} itself")
     encoder.weights_kind, encoder.weights_sha256 = "random", state_digest(encoder.state_dict())
@@ -185,10 +245,10 @@ def _find(parsed: EncoderName) -> tuple[Entry | None, type[Encoder]]:
     """The registry entry (None for authors' own classes) and the class of a name."""
     if parsed.scheme == "py":
         return None, _own_class(parsed.name)
-    entry = _shipped().get(parsed.name)
+    entry = _shipped()[0].get(parsed.name)
     if entry is None:
         return None, _entry_point(parsed.name)
-    with _extra(entry):
+    with _extra(entry.name, entry.extra):
         return entry, getattr(importlib.import_module(entry.module), entry.class_name)
 
 
@@ -199,8 +259,10 @@ def _instance(
         for option in options:
             if option not in entry.options:
                 raise unknown(f"option of {name}", option, entry.options, "" if entry.options else "(it takes none)")
-        with _extra(entry):
+        with _extra(entry.name, entry.extra):
             return cls.from_weights(weights, **{**entry.options, **options})
+    from evar.encoders.base import Encoder
+
     try:
         inspect.signature(cls).bind(**options)
     except TypeError as error:
@@ -215,29 +277,25 @@ def _instance(
         raise EvarError(
             f"{name} cannot be built: {type(error).__name__}: {error} (EVAR_TRACEBACK=1 shows where)"
         ) from error
-    if not isinstance(encoder, cls):
+    if not isinstance(encoder, Encoder):
         raise EvarError(f"{name}: {cls.__name__}.from_weights gave {type(encoder).__name__}, expected the encoder")
     return _checked_own(encoder)
 
 
 def _own_class(reference: str) -> type[Encoder]:
-    """The class of `pkg.module:Class`, looked up on sys.path and in the working directory."""
+    """The class of `pkg.module:Class`, looked up on sys.path and in the working directory.
+
+    A plain torch.nn.Module, or a function that builds one, gets a class around it (`evar.encoders.plain`).
+    """
+    from evar.encoders.foreign import import_own
+
     module_name, colon, class_name = reference.partition(":")
     if not colon or not module_name or not class_name:
         raise EvarError(f"bad encoder name 'py:{reference}': expected py:pkg.module:Class")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise EvarError(
-            f"cannot import {module_name} for py:{reference}: {type(error).__name__}: {error};"
-            f" try: python -c 'import {module_name}'"
-        ) from error
+    module = import_own(module_name, f"py:{reference}")
     found = getattr(module, class_name, None)
     if found is None:
-        names = [name for name, value in vars(module).items() if isinstance(value, type)]
+        names = [name for name, value in vars(module).items() if isinstance(value, type) or inspect.isfunction(value)]
         raise unknown(f"class in {module_name}", class_name, names)
     return _checked_class(found, f"py:{reference}")
 
@@ -247,7 +305,7 @@ def _entry_point(name: str) -> type[Encoder]:
 
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in points:
-        raise unknown("encoder", name, [*_shipped(), *points], "see: evar encoders")
+        raise unknown("encoder", name, [*_shipped()[0], *points], "see: evar encoders")
     try:
         found = points[name].load()
     except Exception as error:
@@ -258,8 +316,13 @@ def _entry_point(name: str) -> type[Encoder]:
 
 
 def _from_object(spec: Any, weights: str | Path | None, options: dict[str, Any]) -> Encoder:
-    from evar.encoders.base import Encoder
+    import torch
 
+    from evar.encoders.base import Encoder
+    from evar.encoders.plain import as_encoder
+
+    if isinstance(spec, torch.nn.Module) and not isinstance(spec, Encoder):
+        spec = as_encoder(spec)
     if isinstance(spec, Encoder):
         if weights is not None or options:
             raise EvarError(f"{spec.label} is built already: give weights and options to its class")
@@ -271,9 +334,11 @@ def _from_object(spec: Any, weights: str | Path | None, options: dict[str, Any])
 def _checked_class(found: Any, name: str) -> type[Encoder]:
     from evar.encoders.base import Encoder
 
-    if not (isinstance(found, type) and issubclass(found, Encoder)):
-        raise EvarError(f"{name} is no encoder: expected a subclass of evar.encoders.base.Encoder, found {found!r}")
-    return found
+    if isinstance(found, type) and issubclass(found, Encoder):
+        return found
+    from evar.encoders.plain import encoder_class
+
+    return encoder_class(found, name)
 
 
 def _checked_own(encoder: Encoder) -> Encoder:
@@ -311,13 +376,11 @@ def _checked_device(device: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def _extra(entry: Entry) -> Iterator[None]:
+def _extra(name: str, extra: str | None) -> Iterator[None]:
     """Turn a missing package of an optional extra into the one line that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if entry.extra is None:
+        if extra is None:
             raise
-        raise EvarError(
-            f"{entry.name} needs {error.name}, which is not installed: pip install 'evar[{entry.extra}]'"
-        ) from error
+        raise EvarError(f"{name} needs {error.name}, which is not installed: pip install 'evar[{extra}]'") from error

@@ -150,3 +150,17 @@ def test_the_python_api_has_the_same_words(tmp_path, monkeypatch):
     assert list(rows["encoder"]) == ["level", "logmel"]
     task = evar.load_task("esc10", root=next((tmp_path / "embeddings" / "minis").glob("esc10*")))
     assert task.synthetic
+
+
+def test_all_layers_come_from_one_pass(first, run_in):
+    folder, _ = first
+    done = run_in(folder, "run", "random:byola-v1-512", "esc10", "--mini", "--layers", "all,1+3", "-o", "json")
+    rows = {row["layers"]: row for row in json.loads(done.stdout)}
+    assert list(rows) == ["block1", "block2", "block3", "fc", "block1+block3"]
+    assert done.stderr.count("already measured") == 1  # fc is the default layer
+    encoded = [layer for layer, row in rows.items() if row["seconds_encode"] > 0]
+    assert encoded == ["block1", "fc"]  # fc by the first run, the other four together
+    again = run_in(folder, "run", "random:byola-v1-512", "esc10", "--mini", "--layers", "1+3", "-o", "json")
+    assert again.stderr.count("already measured") == 1
+    shown = run_in(folder, "leaderboard", "--probe", "fair").stdout
+    assert "random:byola-v1-512 {block1+block3}" in shown

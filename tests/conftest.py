@@ -22,6 +22,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_user_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("EVAR_DATA", "EVAR_TASKS", "EVAR_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EVAR_CACHE", str(tmp_path_factory.getbasetemp() / "evar-cache"))  # nobody's fetched weights

@@ -21,6 +21,7 @@ VERBS = {
     "export": ("report", "Write all results as tidy CSV or Parquet."),
     "pretrain": ("pretrain", "Train BYOL-A or COLA on your own audio."),
     "encoders": ("listing", "List the encoders."),
+    "weights": ("weights", "List, fetch or add the weights of encoders."),
     "tasks": ("listing", "List the tasks and suites."),
     "task": ("listing", "Show one task card."),
     "data": ("data", "Verify, fetch or imitate a dataset."),

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from evar.cli.options import output_option, print_json, table, tasks_dir_option
 
+if TYPE_CHECKING:
+    from evar.encoders.registry import Entry
+
 
 @click.command()
 @output_option
 def encoders_command(output: str) -> None:
-    """List the encoders: name, sample rate, dimension, whether weights are needed.
+    """List the encoders: name, sample rate, dimension, where their weights are; and the schemes for those of others.
 
     \b
     Example:
       evar encoders -o json
     """
-    from evar.encoders.registry import list_encoders
+    from evar.encoders.registry import list_encoders, list_schemes
 
-    entries = list_encoders()
+    entries, schemes = list_encoders(), list_schemes()
     if output == "json":
         return print_json({name: asdict(entry) for name, entry in entries.items()})
     rows = [
@@ -28,17 +32,36 @@ def encoders_command(output: str) -> None:
             name,
             f"{entry.sample_rate}",
             f"{entry.dim}",
-            entry.weights,
+            _weights(entry),
             f"[{entry.extra}]" if entry.extra else "",
             entry.title,
         ]
         for name, entry in entries.items()
     ]
     click.echo(table(rows, ["encoder", "Hz", "dim", "weights", "extra", ""], right={1, 2}))
+    click.echo("\nEncoders of others, without a line of code:")
+    named = [
+        [f"{name}:", f"[{scheme.extra}]" if scheme.extra else "", scheme.title] for name, scheme in schemes.items()
+    ]
+    named += [["py:", "", "your own class, or a plain torch.nn.Module: py:package.module:Class"]]
+    named += [["random:", "", "the untrained architecture of any name above: random:NAME[@SEED]"]]
+    click.echo(table(named, ["scheme", "extra", ""]))
     click.echo(
-        "\nNAME@FILE gives weights; random:NAME[@SEED] is the untrained architecture; py:package.module:Class is your own;"
-        "\nlabel=NAME names it in the leaderboard."
+        "\nweights: 'fetch' is 'evar weights fetch NAME', 'own file' is NAME@FILE; 'evar weights list' says more."
+        "\nNAME@FILE gives weights; label=NAME names it in the leaderboard."
     )
+
+
+def _weights(entry: Entry) -> str:
+    """Where an encoder's weights are, or are to come from, in a word or two."""
+    from evar.encoders.catalog import fetched, source_of
+
+    if entry.weights != "required":
+        return {"optional": "bundled"}.get(entry.weights, entry.weights)
+    if fetched(entry) is not None:
+        return "here"
+    source = source_of(entry)
+    return "fetch" if source and source.kind else "own file"
 
 
 @click.command()

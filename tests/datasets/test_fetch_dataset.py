@@ -134,7 +134,7 @@ def test_files_of_the_user_are_never_overwritten(server, tmp_path):
 def test_wrong_checksum_unpacks_nothing(server, tmp_path):
     right = item(server, zip_of(mine__a=b"1"))
     server.body = zip_of(mine__a=b"2")
-    with pytest.raises(EvarError, match="nothing was unpacked"):
+    with pytest.raises(EvarError, match="was not used"):
         fetch(card(right), tmp_path)
     assert not (tmp_path / "mine").exists()
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from evar.datasets import fetch as fetching
+from evar import download as fetching
 from evar.datasets.card import Download
-from evar.datasets.fetch import download
+from evar.download import download
 from evar.errors import EvarError
 
 

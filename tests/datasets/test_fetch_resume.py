@@ -12,9 +12,9 @@ import threading
 
 import pytest
 
-from evar.datasets import fetch as fetching
+from evar import download as fetching
 from evar.datasets.card import Download
-from evar.datasets.fetch import download
+from evar.download import download
 from evar.errors import EvarError
 
 BODY = random.Random(0).randbytes(300_000)
@@ -257,7 +257,7 @@ def test_content_length_smaller_than_the_body_is_caught_by_the_checksum(server, 
 
 
 def test_length_that_is_not_the_cards_stops_before_the_transfer(server, path):
-    with pytest.raises(EvarError, match="has 300000 bytes, the card says 1000"):
+    with pytest.raises(EvarError, match="has 300000 bytes, 1000 were expected"):
         download(item(server, bytes=1000), path)
     assert left_beside(path) == []
 

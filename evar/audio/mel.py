@@ -35,6 +35,8 @@ class LogMel(nn.Module):
         floor: "add": ln(x + log_floor) (BYOL-A, VGGish); "max": ln(max(x, log_floor)) (COLA, CNN14).
         center: True: frame t is centred on sample t * hop and the clip is reflected at both edges by its own length
             (librosa, torchaudio); False: frame t starts at sample t * hop and lies inside the clip (VGGish, COLA).
+        float64: take the window and the FFT in double precision, as front ends in NumPy do (VGGish): in float32 the
+            loudest bin's rounding is 1e-4 in the log-mel of bands that a recording leaves quiet.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LogMel(nn.Module):
         filterbank: str = "htk",
         floor: str = "add",
         center: bool = True,
+        float64: bool = False,
     ) -> None:
         super().__init__()
         if filterbank not in FILTERBANKS:
@@ -68,7 +71,8 @@ class LogMel(nn.Module):
         mel = mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, **FILTERBANKS[filterbank])
         self.register_buffer("_mel", torch.from_numpy(mel).float(), persistent=False)
         window = torch.hann_window(win_length, periodic=True, dtype=torch.float64)
-        self.register_buffer("_window", window.float(), persistent=False)
+        # The window's precision is that of the spectrum.
+        self.register_buffer("_window", window if float64 else window.float(), persistent=False)
 
     def frames(self, lengths: Tensor) -> Tensor:
         """Frames of clips of `lengths` samples: 1 + length // hop when centred, else the windows that fit inside."""
@@ -94,11 +98,11 @@ class LogMel(nn.Module):
             raise ValueError(f"a length of {longest} samples is more than the {wav.shape[1]} of the batch")
         # Half precision would lose the quiet bands, so autocast stops here.
         with torch.autocast(wav.device.type, enabled=False):
-            wav = wav.float()
+            wav = wav.double() if self._window.dtype == torch.float64 else wav.float()
             if self.center:
                 wav = self._reflect(wav, lengths, shortest)
             windows = wav.unfold(1, self.win_length, self.hop_length) * self._window
-            mel = self._spectrum(windows) @ self._mel
+            mel = self._spectrum(windows).to(self._mel.dtype) @ self._mel
             mel = mel + self.log_floor if self.floor == "add" else mel.clamp(min=self.log_floor)
             return mel.log_().transpose(1, 2), self.frames(lengths)
 

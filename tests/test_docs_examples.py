@@ -24,7 +24,7 @@ import pytest
 from evar.cli.app import app
 from evar.datasets import find_card, list_cards, list_suites
 from evar.encoders.check import check_encoder
-from evar.encoders.registry import list_encoders
+from evar.encoders.registry import list_encoders, list_schemes
 from evar.encoders.registry import parse as parse_encoder
 from evar.probes import get_protocol
 
@@ -135,7 +135,9 @@ def check_encoder_name(name: str) -> None:
     if not (name.isupper() or "*" in name or name == "..."):
         parsed = parse_encoder(name)
         known = {*list_encoders(), "mine"}  # `mine` is the entry point of docs/extending.md
-        assert parsed.scheme == "py" or ":" in parsed.name or parsed.name in known, f"no encoder {name!r}"
+        assert parsed.scheme in ("py", *list_schemes()) or ":" in parsed.name or parsed.name in known, (
+            f"no encoder {name!r}"
+        )
 
 
 # --- what is not run -------------------------------------------------------------------------------------------------

@@ -100,6 +100,15 @@ class Encoder(nn.Module):
         """At least the frame layers named in `layers`."""
         return self._frames(wav, lengths)
 
+    def _outputs_of(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Any]:
+        """At least the `layers` of both kinds; override it where one pass of the network gives both."""
+        outputs: dict[str, Any] = {}
+        if of_frames := layers & set(self.hop_ms):
+            outputs |= self._frames_of(wav, lengths, of_frames)
+        if layers - set(self.hop_ms):
+            outputs |= self._clip(wav, lengths)
+        return outputs
+
     def _log_mel(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The log-mel that `normalization` standardises: float32 [B, bands, T] and valid frames int64 [B]."""
         raise NotImplementedError(f"{type(self).__name__} needs normalisation and has no _log_mel")
@@ -314,11 +323,7 @@ class Encoder(nn.Module):
         """The network's outputs by layer: `Frames`, or [B, D] for clip layers."""
         if self.equal_lengths_only and int(lengths.min()) < int(lengths.max()):
             return self._run_by_length(wav, lengths, layers)
-        outputs: dict[str, Any] = {}
-        if layers & set(self.hop_ms):
-            outputs |= self._frames_of(wav, lengths, layers & set(self.hop_ms))
-        if layers - set(self.hop_ms):
-            outputs |= self._clip(wav, lengths)
+        outputs = self._outputs_of(wav, lengths, layers)
         for layer in layers:
             if layer in self.hop_ms and int(outputs[layer].valid.max()) > outputs[layer].features.shape[1]:
                 raise EvarError(f"{self.label}: layer {layer!r} counts more valid frames than it has")

@@ -212,7 +212,9 @@ def add(name: str, path: str | Path, force: bool = False) -> Path:
     published = source is not None and (source.sha256 or source.md5) is not None
     if published:
         file = path / (source.file or "") if path.is_dir() else path
-        unlike = _unlike(file, replace(source, bytes=None)) if file.is_file() else f"{source.file} in it, which is not there"
+        unlike = (
+            _unlike(file, replace(source, bytes=None)) if file.is_file() else f"{source.file} in it, which is not there"
+        )
         if unlike and not force:
             raise EvarError(
                 f"{path} is not what was published as {name}: expected {unlike}; give {name}@{path} to use it, or"

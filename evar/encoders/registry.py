@@ -185,8 +185,9 @@ def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
 
         weights = fetched(entry)
         if weights is None:
+            what = "FOLDER" if {"hf", "tfhub"} & set(entry.source or ()) else "FILE"
             raise EvarError(
-                f"{parsed.name} needs weights: {how_to_get(entry)}give {parsed.name}@FILE (or --weights FILE)"
+                f"{parsed.name} needs weights: {how_to_get(entry)}give {parsed.name}@{what} (or --weights {what})"
                 + (f", or random:{parsed.name} for the untrained baseline" if entry.untrained else "")
             )
     if entry and entry.weights == "none" and weights is not None:

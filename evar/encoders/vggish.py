@@ -36,6 +36,7 @@ ENCODERS = {
         "source": {
             "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
             "file": "vggish-10086976.pth",
+            "bytes": 288567937,
             "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
             "licence": "Apache-2.0",
             "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",
@@ -54,6 +55,7 @@ ENCODERS = {
         "source": {
             "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
             "file": "vggish-10086976.pth",
+            "bytes": 288567937,
             "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
             "licence": "Apache-2.0",
             "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",
@@ -72,6 +74,7 @@ ENCODERS = {
         "source": {
             "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
             "file": "vggish-10086976.pth",
+            "bytes": 288567937,
             "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
             "licence": "Apache-2.0",
             "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",
@@ -90,6 +93,7 @@ ENCODERS = {
         "source": {
             "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
             "file": "vggish-10086976.pth",
+            "bytes": 288567937,
             "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
             "licence": "Apache-2.0",
             "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",

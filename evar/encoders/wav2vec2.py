@@ -43,7 +43,13 @@ ENCODERS = {
                 "num_conv_pos_embeddings": 16,
             }
         },
-        "source": {"hf": "facebook/wav2vec2-base", "licence": "Apache-2.0"},
+        "source": {
+            "hf": "facebook/wav2vec2-base",
+            "file": "pytorch_model.bin",
+            "bytes": 380267417,
+            "sha256": "3249fe98bfc62fcbc26067f724716a6ec49d12c4728a2af1df659013905dff21",
+            "licence": "Apache-2.0",
+        },
     },
     "wav2vec2-c": {
         "class": "Wav2Vec2C",
@@ -62,7 +68,13 @@ ENCODERS = {
                 "num_conv_pos_embeddings": 16,
             }
         },
-        "source": {"hf": "facebook/wav2vec2-base", "licence": "Apache-2.0"},
+        "source": {
+            "hf": "facebook/wav2vec2-base",
+            "file": "pytorch_model.bin",
+            "bytes": 380267417,
+            "sha256": "3249fe98bfc62fcbc26067f724716a6ec49d12c4728a2af1df659013905dff21",
+            "licence": "Apache-2.0",
+        },
     },
     "wav2vec2-f-large": {
         "class": "Wav2Vec2FLarge",
@@ -81,7 +93,11 @@ ENCODERS = {
                 "num_conv_pos_embeddings": 16,
             }
         },
-        "source": {"hf": "facebook/wav2vec2-large-lv60"},
+        "source": {
+            "hf": "facebook/wav2vec2-large-lv60",
+            "file": "pytorch_model.bin",
+            "sha256": "1d095321ee151b9cbeeb2f325d104bf1813b795c9bbbee58efcde34f701d0386",
+        },
     },
     "wav2vec2-c-large": {
         "class": "Wav2Vec2CLarge",
@@ -100,7 +116,11 @@ ENCODERS = {
                 "num_conv_pos_embeddings": 16,
             }
         },
-        "source": {"hf": "facebook/wav2vec2-large-lv60"},
+        "source": {
+            "hf": "facebook/wav2vec2-large-lv60",
+            "file": "pytorch_model.bin",
+            "sha256": "1d095321ee151b9cbeeb2f325d104bf1813b795c9bbbee58efcde34f701d0386",
+        },
     },
 }
 

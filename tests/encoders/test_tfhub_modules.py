@@ -268,7 +268,7 @@ def test_another_module_is_one_line(models, spec, message):
         ("tfhub:{}@x", "remove '@x'"),
         ("tfhub:{}?rat=32000", "did you mean 'rate'"),
         ("tfhub:{}?rate=32k", "rate is Hz, from 1000 to 192000, found '32k'"),
-        ("vggish-tfhub", "vggish-tfhub needs weights: .*give vggish-tfhub@FILE"),
+        ("vggish-tfhub", "vggish-tfhub needs weights: .*give vggish-tfhub@FOLDER"),
         ("random:tfhub:{}", "no untrained form"),
         ("random:trill-tfhub", "trill-tfhub comes with its weights and has no untrained form"),
     ],

@@ -72,8 +72,7 @@ def main() -> None:
                     store,
                     task_name="bench",
                     duration=duration,
-                    layers=encoder.default_layer,
-                    pooling=encoder.default_pooling,
+                    pairs=[(encoder.default_layer, encoder.default_pooling)],
                 )
 
             pairs = []

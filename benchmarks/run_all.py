@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ["run_cold", "audio_cache", "probe_search", "probe_paper", "encode", "pretraining", "memory"]
+BENCHMARKS = ["run_cold", "audio_cache", "probe_search", "probe_paper", "encode", "encoders", "pretraining", "memory"]
 
 
 def main() -> int:

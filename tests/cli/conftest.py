@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,3 +67,62 @@ def process(tmp_path: Path):
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+FORKING = """
+import os, sys
+IMPORTS
+from evar.cli import main
+torch.set_num_threads(1)
+print("ready", flush=True)
+for line in sys.stdin:
+    folder, *words = line.split()
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        out = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1), os.dup2(out, 2)
+        main(words)
+    print(child, flush=True)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forked(request: pytest.FixtureRequest):
+    """`forked(folder, "run ...", when, number)`: the command's exit code and what it printed.
+
+    It is a child of a process that has loaded the libraries named in the module's IMPORTS, so that a signal hits work, not
+    imports: `number` is sent as soon as `when()` is true, if the command still runs then.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKING.replace("IMPORTS", request.module.IMPORTS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout.readline() == "ready\n"
+
+    def call(
+        folder: Path, words: str, when: Callable[[], bool] | None = None, number: int = signal.SIGKILL
+    ) -> tuple[int, str]:
+        output = folder / "output.txt"
+        output.write_text("")  # a child that is killed at once opens none
+        process.stdin.write(f"{folder} {words}\n")
+        process.stdin.flush()
+        child = int(process.stdout.readline())
+        if when is not None:
+            until = time.monotonic() + 200
+            while not when() and time.monotonic() < until:
+                time.sleep(0.005)
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(child, number)
+        return int(process.stdout.readline()), output.read_text()
+
+    yield call
+    process.stdin.close()
+    process.wait(timeout=60)

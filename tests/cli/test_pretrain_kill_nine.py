@@ -4,85 +4,29 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
-import numpy as np
 import pytest
-import soundfile
 from safetensors import safe_open
 
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
-    """Two dozen sounds of 0.4 to 2 s."""
-    folder = tmp_path_factory.mktemp("sounds")
-    random = np.random.default_rng(0)
-    for i in range(24):
-        t = np.arange(int(16000 * random.uniform(0.4, 2.0))) / 16000
-        wave = 0.3 * np.sin(2 * np.pi * random.uniform(80, 4000) * t) + random.normal(0, 0.02, len(t))
-        soundfile.write(folder / f"{i:02}.wav", wave, 16000)
-    return folder
-
-
-# Loads the libraries once, then forks a child per command: the kill hits work, not imports.
-TEMPLATE = """
-import os, sys
+IMPORTS = """
 import torch, soundfile, soxr, safetensors.torch
 import evar.pretraining.pretrain, evar.pretraining.byol, evar.embed, evar.cli.pretrain, evar.cli.progress
-from evar.cli import main
-torch.set_num_threads(1)
-print("ready", flush=True)
-for line in sys.stdin:
-    folder, *words = line.split()
-    child = os.fork()
-    if child == 0:
-        os.chdir(folder)
-        out = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(out, 1), os.dup2(out, 2)
-        main(words)
-    print(child, flush=True)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory, sounds):
-    """`command(out, *words, signal_after=(text, number))`: the exit code and what was printed."""
-    if not hasattr(os, "fork"):
-        pytest.skip("needs fork")
-    folder = tmp_path_factory.mktemp("command")
-    process = subprocess.Popen(
-        [sys.executable, "-c", TEMPLATE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout.readline() == "ready\n"
+@pytest.fixture
+def command(forked, sounds, tmp_path):
+    """`command(out, *words, when=..., number=...)`: the exit code and what was printed; `when` takes the run's folder."""
 
-    def call(out, *words, when=None, number=None):
+    def call(out, *words, when=None, **options):
         words = ["pretrain", "byola", "--audio", sounds, "--preset", "v1-512", "--batch", 4, "--out", out, *words]
         words += ["--augment", "bank=10", "--device", "cpu", "--steps", 12]
-        process.stdin.write(" ".join(map(str, [folder, *words])) + "\n")
-        process.stdin.flush()
-        child = int(process.stdout.readline())
-        if when is not None:
-            until = time.monotonic() + 200
-            while not when(folder / out) and time.monotonic() < until:
-                time.sleep(0.005)
-            os.kill(child, number)
-        return int(process.stdout.readline()), (folder / "output.txt").read_text()
+        return forked(tmp_path, " ".join(map(str, words)), when and (lambda: when(tmp_path / out)), **options)
 
-    call.folder = folder
-    yield call
-    process.stdin.close()
-    process.wait(timeout=60)
+    call.folder = tmp_path
+    return call
 
 
 def weights_digest(path):

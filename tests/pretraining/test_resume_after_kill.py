@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from evar.encoders.registry import load_encoder
@@ -33,18 +32,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
-    """Two dozen sounds of 0.4 to 2 s."""
-    folder = tmp_path_factory.mktemp("sounds")
-    random = np.random.default_rng(0)
-    for i in range(24):
-        t = np.arange(int(16000 * random.uniform(0.4, 2.0))) / 16000
-        wave = 0.3 * np.sin(2 * np.pi * random.uniform(80, 4000) * t) + random.normal(0, 0.02, len(t))
-        soundfile.write(folder / f"{i:02}.wav", wave, 16000)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
+import table_data
 
 from evar.datasets import find_card
 from evar.errors import EvarError
 from evar.reporting.published import Figure, figures
 from evar.reporting.reproduce import as_dict, choose, format_verdict, judge, settings_of, stored_row
-from evar.results import LEADERBOARD_COLUMNS, Results, cell_id
+from evar.results import Results
 
-ROW = dict.fromkeys(LEADERBOARD_COLUMNS, "") | {
-    "cell_id": "0" * 16,
-    "encoder": "byola-v2@AudioNTT2022-BYOLA-64x96d2048",
-    "encoder_fingerprint": "12",
-    "weights": "AudioNTT2022-BYOLA-64x96d2048.pth",
-    "weights_sha256": "ab" * 32,
-    "weights_kind": "trained",
-    "task": "spcv2",
-    "task_version": 1,
-    "task_fingerprint": "34",
-    "protocol": "paper",
-    "protocol_version": 1,
-    "layers": "fc",
-    "pooling": "mean+max",
-    "norm": "train",
-    "duration": "1",
-    "precision": "fp32",
-    "metric": "accuracy",
-    "mean": 0.93,
-    "std": 0.002,
-    "ci95_low": 0.92,
-    "ci95_high": 0.94,
-    "macro_f1": 0.9,
-    "n_folds": 1,
-    "n_seeds": 1,
-    "seeds": "42 43 44",
-    "train_fraction": None,
-    "shots": None,
-    "n_train": 10,
-    "n_valid": 2,
-    "n_test": 2,
-    "synthetic": False,
-    "partial": False,
-    "limit": None,
-    "skipped": 0,
-    "contaminated": False,
-    "seconds_encode": 1.0,
-    "seconds_probe": 1.0,
-    "started_at": "2026-01-01T00:00:00.000000+00:00",
-}
+GIVEN = table_data.BYOLA | {"task": "spcv2", "mean": 0.93, "duration": "1", "n_seeds": 1}
+ROW = table_data.ROW | GIVEN | {"cell_id": "0" * 16}
 LR = ["lr=3e-05 epoch=12"]
 
 
@@ -61,14 +23,7 @@ def verdict(task="spcv2", settings=LR, **changed):
 
 
 def record(folder, start=0, setting=LR[0], **changed):
-    row = ROW | changed
-    row["started_at"] = f"2026-01-01T00:00:{start:02d}.000000+00:00"
-    row["cell_id"] = cell_id({"start": start} | {key: str(value) for key, value in changed.items()})
-    del row["schema"]
-    run = {"fold": 1, "seed": 42, "setting": setting, "converged": True, "score": row["mean"], "macro_f1": 0.5}
-    run |= {"n_train": 10, "n_valid": 2, "n_test": 2}
-    Results(folder).record(row, [run], pd.DataFrame({"clip_id": ["1"]}))
-    return row["cell_id"]
+    return table_data.record(folder, start=start, setting=setting, **(GIVEN | changed))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class ColaMethod(Method):
 
     Our choices, where the papers are silent: both crops go through the network as one batch; W starts as a multiple of
     the identity (START); with several processes the negatives are those of the own process; in training the waveform
-    is scaled to unit norm by the crop; COLA' sees 100 frames.
+    is scaled to unit norm over the two crops of a clip together, which stand for the clip; COLA' sees 100 frames.
 
     projection: size of g. dtype: of the network (bfloat16 or float32); head and similarity are float32.
     Raises EvarError for another encoder, and for COLA' without normalisation statistics.
@@ -66,10 +66,12 @@ class ColaMethod(Method):
             raise ValueError(f"expected crops [B, {self.crops}, {self.crop_samples}], found {list(wav.shape)}")
         if batch < 2:
             raise EvarError(f"COLA compares clips with each other and needs batches of 2 or more, found {batch}")
+        if isinstance(self.encoder, Cola):
+            wav = unit_norm(wav.flatten(1)).view_as(wav)
         wav = wav.transpose(0, 1).reshape(crops * batch, samples)
         lengths = torch.full((crops * batch,), samples, device=wav.device)
         if isinstance(self.encoder, Cola):
-            log_mel, _ = self.encoder.front_end(unit_norm(wav), lengths)
+            log_mel, _ = self.encoder.front_end(wav, lengths)
         else:
             log_mel, _ = self.encoder.front_end(wav, lengths)
             stats = self.encoder.normalization

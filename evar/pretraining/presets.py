@@ -50,7 +50,9 @@ def _published(name: str, encoder: str, lr: float, augmentation: Mapping[str, An
     return Preset(name, encoder, method, epochs=100, batch=batch, lr=lr, options=options, **told)
 
 
-def _quick(name: str, encoder: str, method: str, batch: int, steps: int, options: Mapping[str, Any]) -> Preset:
+def _quick(
+    name: str, encoder: str, method: str, batch: int, steps: int, options: Mapping[str, Any], lr: float = 1e-3
+) -> Preset:
     """For a few hours of audio on a CPU: how the bundled weights were trained, chosen on inner scores (our choice)."""
     return Preset(
         name,
@@ -58,7 +60,7 @@ def _quick(name: str, encoder: str, method: str, batch: int, steps: int, options
         method,
         epochs=0,
         batch=batch,
-        lr=1e-3,
+        lr=lr,
         corpus="2.5 h of openly licensed sounds (the bundled weights' model card)",
         expect="results/pretrained/README.md",
         options=options,
@@ -111,9 +113,9 @@ def _all() -> list[Preset]:
             )
             for d in sizes
         ),
-        _quick("quick-v1-512", "byola-v1-512", "byol", 64, 2000, {**QUICK, "augmentation": V1_AUGMENTATION}),
+        _quick("quick-v1-512", "byola-v1-512", "byol", 64, 4500, {**QUICK, "augmentation": V1_AUGMENTATION}),
         _quick("quick-v2", "byola-v2", "byol", 64, 1300, {**QUICK, "augmentation": V2_AUGMENTATION}),
-        _quick("quick-cola", "cola", "cola", 256, 180, {}),
+        _quick("quick-cola", "cola", "cola", 64, 2000, {}, lr=5e-4),
         _quick("quick-cola-prime-512", "cola-prime-512", "cola", 256, 480, {}),
     ]
 

@@ -6,9 +6,12 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, nearest, unknown
+
+if TYPE_CHECKING:
+    from evar.encoders.registry import Entry
 
 NORMS = ("auto", "weights", "task")
 DURATIONS = ("card", "native")
@@ -123,13 +126,13 @@ def expand_encoders(names: str | Sequence[Any] | Any) -> list[Any]:
 
     found: list[Any] = []
     for name in split_names(names):
-        if isinstance(name, str) and _is_glob(name):
-            scheme, _, pattern = name.rpartition(":")
-            entries = list_encoders()
+        scheme, _, pattern = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+        # Only registered names are matched: paths and handles (hf:, tfhub:, NAME@FILE) may hold these characters.
+        if isinstance(name, str) and _is_glob(pattern) and scheme in ("", "random") and "@" not in name:
             matches = [
                 f"{scheme}:{key}" if scheme else key
-                for key, entry in entries.items()
-                if fnmatch.fnmatchcase(key, pattern) and not (scheme == "random" and entry.weights == "none")
+                for key, entry in list_encoders().items()
+                if fnmatch.fnmatchcase(key, pattern) and not (scheme and _has_no_untrained_form(entry))
             ]
             if not matches:
                 raise EvarError(f"no encoder matches {name!r}: 'evar encoders' lists them")
@@ -163,6 +166,10 @@ def expand_tasks(names: str | Sequence[Any] | Any, tasks_dir: str | None = None)
     if not found:
         raise EvarError("no task named: 'evar tasks' lists them")
     return _unique(found)
+
+
+def _has_no_untrained_form(entry: Entry) -> bool:
+    return entry.weights in ("none", "bundled") or not entry.untrained
 
 
 def _is_glob(name: str) -> bool:

@@ -157,12 +157,17 @@ def choose_norm(encoder: Encoder, norm: str, protocol_norm: str, task: Task) -> 
     return "weights" if wanted in ("weights", "auto") and encoder.normalization is not None else of_task
 
 
-def normalized(encoder: Encoder, norm: str, task: Task, waves: Waveforms, duration: str, folder: Path) -> Encoder:
-    """The encoder with the statistics that `norm` names, measured once per (front end, clips) and kept as JSON."""
+def normalized(
+    encoder: Encoder, norm: str, task: Task, waves: Waveforms, duration: str, folder: Path, fingerprint: str
+) -> Encoder:
+    """The encoder with the statistics that `norm` names, measured once per (front end, clips) and kept as JSON.
+
+    fingerprint: of the encoder as it is given; it takes seconds for a large network, so the caller keeps it.
+    """
     if norm in ("none", "weights"):
         return encoder
     indices = _training_clips(task, waves, norm)
-    key = digest([encoder.fingerprint(), waves.fingerprint, norm, duration_key(waves), [int(i) for i in indices]])
+    key = digest([fingerprint, waves.fingerprint, norm, duration_key(waves), [int(i) for i in indices]])
     kept = folder / "normalization" / f"{key[:32]}.json"
     try:
         statistics = json.loads(kept.read_text())["statistics"]
@@ -205,14 +210,16 @@ def embed(
     task_name: str,
     duration: str,
     pairs: Sequence[Pair],
+    fingerprint: str | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[Pair, Embeddings], float]:
     """The set that holds each (layer, pooling) of `pairs`, after one pass over the clips for those that the store lacks;
     and the seconds that took. Encoding that was interrupted continues at the first clip not yet journalled.
+    fingerprint: the encoder's, where the caller has it.
     """
     settings = {
-        "encoder_fingerprint": encoder.fingerprint(),
+        "encoder_fingerprint": fingerprint or encoder.fingerprint(),
         "clips_fingerprint": waves.fingerprint,
         "duration": duration_key(waves),
         "precision": "fp32",

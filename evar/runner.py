@@ -62,6 +62,14 @@ class Run:
     waves: dict[tuple, Waveforms] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    fingerprints: dict[tuple, str] = field(default_factory=dict)
+
+    def fingerprint(self, encoder: Encoder) -> str:
+        """The encoder's fingerprint, computed once for each of its statistics: it digests all weights."""
+        key = (encoder.label, *sorted((encoder.normalization or {}).items()))
+        if key not in self.fingerprints:
+            self.fingerprints[key] = encoder.fingerprint()
+        return self.fingerprints[key]
 
     def waveforms(self, task: Task, sample_rate: int) -> Waveforms:
         """The task's waveforms at one rate; encoders of one rate share them."""
@@ -184,7 +192,7 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
             seeds = seeds[:1]  # a seed changes nothing here
         identity = {
             "label": encoder.label,
-            "encoder": encoder.fingerprint(),
+            "encoder": run.fingerprint(encoder),
             "clips": waves.fingerprint,
             "task": task.fingerprint,
             "protocol": protocol.fingerprint(),
@@ -225,7 +233,13 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
     waves = run.waveforms(cell.task, cell.encoder.sample_rate)
     begun = time.perf_counter()
     encoder = normalized(
-        cell.encoder, cell.norm, cell.task, waves, run.settings.duration, Path(run.settings.embeddings)
+        cell.encoder,
+        cell.norm,
+        cell.task,
+        waves,
+        run.settings.duration,
+        Path(run.settings.embeddings),
+        run.fingerprint(cell.encoder),
     )
     with run.reporter.bar("encode", f"{cell.encoder.label} × {cell.task.name}", "clip") as progress:
         embeddings, seconds = embed(
@@ -235,6 +249,7 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
             task_name=cell.task.name,
             duration=run.settings.duration,
             pairs=list(dict.fromkeys(pairs)),
+            fingerprint=run.fingerprint(encoder),
             batch=run.settings.batch,
             progress=progress,
         )
@@ -310,7 +325,7 @@ def _row(run: Run, cell: Cell, encoder: Encoder, evaluation: Any, waves: Wavefor
     return {
         "cell_id": cell.cell_id,
         "encoder": encoder.label,
-        "encoder_fingerprint": encoder.fingerprint(),
+        "encoder_fingerprint": run.fingerprint(encoder),
         "weights": encoder.weights_file,
         "weights_sha256": encoder.weights_sha256,
         "weights_kind": encoder.weights_kind,

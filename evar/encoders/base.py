@@ -56,6 +56,8 @@ class Encoder(nn.Module):
     sample_rate: int
     layers: Mapping[str, int]
     hop_ms: Mapping[str, float] = MappingProxyType({})
+    summary_layers: Sequence[str] = ()
+    """Frame layers with a token for the whole clip (`Frames.summary`): those that pooling `cls` takes."""
     default_layers: tuple[str, ...]
     default_pooling: str
     trained_on: tuple[str, ...] = ()
@@ -153,13 +155,18 @@ class Encoder(nn.Module):
                 f"pooling 'clip' (it is one vector per clip), not {pooling!r}" if of_clip else "a pooling over time"
             )
             raise EvarError(f"{self.label}: layer {layer!r} takes {wanted}")
+        if pooling == "cls" and not set(parts) <= set(self.summary_layers):
+            raise EvarError(
+                f"{self.label}: layer {layer!r} has no token for the whole clip: pool it by mean or mean+max"
+            )
         return size if of_clip else pooled_dim(pooling, size)
 
     def choices(self, layers: str | None = None, poolings: str | None = None) -> list[tuple[str, str]]:
         """The (layer, pooling) pairs that words of the command line mean, in order; EvarError for unknown ones.
 
         layers: names, commas, fusions `a+b`, `all`; a number stands for the layer whose name ends in it (`3+6` is
-        `block3+block6`). None is the default, as for poolings. Clip layers always have the pooling `clip`.
+        `block3+block6`). None is the default, as for poolings; fusions are then pooled by `mean+max`, as published.
+        Clip layers always have the pooling `clip`.
         """
         return choose(self, layers, poolings)
 
@@ -225,10 +232,13 @@ class Encoder(nn.Module):
     ) -> Frames:
         """Frames of one layer, or of the fusion of several: features [B, T, D], times_ms [T], valid [B].
 
+        layers: None is the default, or the last frame layer of an encoder whose default is one vector per clip.
         A single clip [N] gives features [T, D] and a valid count without dimensions.
         """
         if layers is None:
-            layers = self.default_layers
+            layers = self.default_layers if set(self.default_layers) <= set(self.hop_ms) else [*self.hop_ms][-1:]
+            if not layers:
+                raise EvarError(f"{self.label} gives one vector per clip and has no frames")
         parts = self._parts(layers if isinstance(layers, str) else "+".join(layers))
         if of_clip := [part for part in parts if part not in self.hop_ms]:
             raise EvarError(f"{self.label}: layer {of_clip[0]!r} is one vector per clip and has no frames")

@@ -18,7 +18,7 @@ def choose(encoder: Encoder, layers: str | None, poolings: str | None) -> list[t
     """`Encoder.choices`: the (layer, pooling) pairs, without repetition, in the order of the words."""
     own = "mean" if encoder.default_pooling == CLIP else encoder.default_pooling
     wanted = list(dict.fromkeys(_words(poolings, "pooling", encoder))) if poolings is not None else []
-    over_time = [pooling for pooling in wanted if pooling != CLIP] or [own]
+    over_time = [pooling for pooling in wanted if pooling != CLIP]
     pairs: dict[tuple[str, str], None] = {}
     for word in [encoder.default_layer] if layers is None else _words(layers, "layer", encoder):
         for layer in encoder.layers if word == "all" else ["+".join(encoder._parts(word))]:
@@ -26,7 +26,8 @@ def choose(encoder: Encoder, layers: str | None, poolings: str | None) -> list[t
             if of_clip and (word == "all" or not wanted or CLIP in wanted):
                 pairs[layer, CLIP] = None
             else:
-                pairs |= dict.fromkeys((layer, pooling) for pooling in over_time)
+                published = "mean+max" if layers is not None and "+" in layer else own  # of fusions (EUSIPCO 2022)
+                pairs |= dict.fromkeys((layer, pooling) for pooling in over_time or [published])
     for layer, pooling in pairs:
         encoder.dim(layer, pooling)
     return list(pairs)

@@ -164,3 +164,29 @@ def test_all_layers_come_from_one_pass(first, run_in):
     assert again.stderr.count("already measured") == 1
     shown = run_in(folder, "leaderboard", "--probe", "fair").stdout
     assert "random:byola-v1-512 {block1+block3}" in shown
+
+
+def test_globs_match_names_only_and_never_what_cannot_be_built():
+    from evar.cells import expand_encoders
+    from evar.encoders import list_encoders
+
+    untrained = expand_encoders("random:*")
+    assert {"random:cnn14", "random:vggish"} <= set(untrained)
+    assert not {"random:byola", "random:logmel", "random:vggish-tfhub"} & set(untrained)
+    assert expand_encoders("vggish*") == [name for name in list_encoders() if name.startswith("vggish")]
+    for path in ("tfhub:models/trill?rate=8000", "hf:models/[mine]", "byola-v2@runs/*.pth", "hear:a*b"):
+        assert expand_encoders(path) == [path]
+
+
+def test_an_encoders_weights_are_digested_once_a_run(tmp_path, monkeypatch):
+    """Seven layers took 21 digests of all weights: longer than encoding a small task."""
+    import evar
+    from evar.encoders.base import Encoder
+
+    calls, digest = [], Encoder.fingerprint
+    monkeypatch.setattr(Encoder, "fingerprint", lambda self: calls.append(1) or digest(self))
+    options = {"mini": True, "layers": "all", "results": tmp_path / "r", "embeddings": tmp_path / "e"}
+    rows = evar.run("random:byola-v1-512", "esc10", **options)
+    assert len(rows) == 4
+    assert rows["encoder_fingerprint"].nunique() == 1
+    assert len(calls) == 2  # as it is built, and with the task's statistics

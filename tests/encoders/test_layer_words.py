@@ -41,6 +41,7 @@ class Towers(Encoder):
         ("3+13", "mean,max", [("block3+block13", "mean"), ("block3+block13", "max")]),
         ("all", None, [("block3", "mean"), ("block13", "mean"), ("fc", "clip")]),
         ("all,3+13", "mean", [("block3", "mean"), ("block13", "mean"), ("fc", "clip"), ("block3+block13", "mean")]),
+        ("3+13", None, [("block3+block13", "mean+max")]),
         ("block3, 3 ,block3", None, [("block3", "mean")]),
         ("fc,3", "clip", [("fc", "clip"), ("block3", "mean")]),
     ],
@@ -85,5 +86,12 @@ def test_all_pairs_come_from_one_pass():
 
 def test_cls_needs_a_summary_token():
     encoder = load_encoder("logmel")
-    with pytest.raises(EvarError, match="no summary token"):
+    with pytest.raises(EvarError, match="no token for the whole clip"):
+        encoder.choices(None, "cls")  # said before any audio is decoded
+    with pytest.raises(EvarError, match="no token for the whole clip"):
         encoder.encode_all(torch.zeros(1, 16000), None, ["logmel"], ["cls"])
+
+
+def test_frames_of_an_encoder_with_one_vector_per_clip_are_its_last_frame_layers():
+    encoder, wav = Towers(), torch.zeros(2, 1600)
+    assert encoder.encode_frames(wav).features.shape == encoder.encode_frames(wav, None, "block13").features.shape

@@ -1,11 +1,15 @@
 """evar's encoders as a module of the HEAR 2021 API, for HEAR's own evaluator and everything else that speaks it.
 
-    python -m heareval.embeddings.runner evar.hear                          # byola, the bundled checkpoint
-    python -m heareval.embeddings.runner evar.hear --model byola-v2@my.pth  # any name that `evar run` takes
+    python -m heareval.embeddings.runner evar.hear                           # byola, the bundled checkpoint
+    python -m heareval.embeddings.runner evar.hear --model-options '{"model_file_path": "byola-v2@my.pth"}'
+    python -m heareval.embeddings.runner evar.hear --model my.safetensors    # a weights file of `evar pretrain`
 
+The runner hands its `--model-options` to `load_model` as keywords, so any name that `evar run` takes goes there; its
+`--model` is a path that must exist.
 Scene embeddings are what `Encoder.encode` gives (default layers and pooling), timestamp embeddings the frames of the
-same layers. The API has no training audio to measure normalisation statistics on: an encoder that needs some and whose
-weights hold none takes them from the environment, EVAR_HEAR_NORM=MEAN,STD (of the log-mel, as `evar encode --norm`).
+same layers, as far as the sound reaches. The API has no training audio to measure normalisation statistics on: an
+encoder that needs some and whose weights hold none takes them from the environment, EVAR_HEAR_NORM=MEAN,STD (of the
+log-mel, as `evar encode --norm`).
 
 API: hearbenchmark.com/hear-api.html; Turian et al., "HEAR: Holistic Evaluation of Audio Representations", PMLR 176.
 """
@@ -98,14 +102,19 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     """Frames of every sound, and where each is centred.
 
     audio: as in `get_scene_embeddings`. Gives float32 [n_sounds, n_timestamps, model.timestamp_embedding_size], and
-    float32 [n_sounds, n_timestamps] in ms. Raises EvarError for other audio and for an encoder without frames.
+    float32 [n_sounds, n_timestamps] in ms. Frames of padding (a window of 30 s) are left out; where an encoder counts
+    other frames for some sounds of one length, the fewest are given. Raises EvarError for other audio, for an encoder
+    without frames, and for sounds that fill none.
     """
     model = _ours(model)
     if not model.frame_layers:
         raise EvarError(f"{model.encoder.label} has no frames, only one vector per clip: use get_scene_embeddings")
     frames = [model.encoder.encode_frames(part, layers=model.frame_layers) for part in model.batches(audio)]
-    times = frames[0].times_ms.float().repeat(len(audio), 1)
-    return torch.cat([part.features for part in frames]), times
+    n_frames = min(int(part.valid.min()) for part in frames)  # the API has no place for a count, padding would be sound
+    if n_frames == 0:
+        raise EvarError(f"{model.encoder.label} gives no frame for {audio.shape[1]} samples: pad the sounds with zeros")
+    times = frames[0].times_ms[:n_frames].float().repeat(len(audio), 1)
+    return torch.cat([part.features[:, :n_frames] for part in frames]), times
 
 
 def _encoder_name(given: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from evar.audio.kaldi import KaldiFbank
 from evar.encoders.base import Encoder, Frames
 from evar.encoders.pooling import frame_times
 from evar.errors import EvarError, unknown
+
+if TYPE_CHECKING:
+    from evar.encoders.huggingface import LoadedModel
 
 ENCODERS = {
     "ast": {
@@ -112,6 +115,7 @@ class Ast(Encoder):
         dim = config.hidden_size * (self.n_freq if patches == "concat" else 1)
         self.layers = {f"layer{i}": dim for i in range(self.n_layers + 1)}
         self.hop_ms = dict.fromkeys(self.layers, hop_ms * self.stride)
+        self.summary_layers = tuple(self.layers) if patches == "mean" else ()
         # The middle of a patch's first and last frame, each of which is centred on its own middle.
         self.first_ms = 1000 * self.front_end.win_length / SAMPLE_RATE / 2 + hop_ms * (self.patch - 1) / 2
         self.default_layers = (f"layer{self.n_layers}",)
@@ -131,7 +135,7 @@ class Ast(Encoder):
         """AST with the weights of a folder in the layout of transformers, untrained without one.
 
         weights: a folder with config.json, model.safetensors and preprocessor_config.json; patches: see the class;
-        config: changes to ASTConfig, for untrained networks. Raises EvarError for another model, a damaged file, or a
+        config: values that replace those of the configuration. Raises EvarError for another model, a damaged file, or a
         front end that is not AST's.
         """
         from transformers import ASTModel
@@ -139,9 +143,15 @@ class Ast(Encoder):
         from evar.encoders.huggingface import load_model
 
         loaded = load_model(ASTModel, weights, config=config, random=weights is None, label=cls.name)
-        front_end = {} if weights is None else _front_end(loaded.folder, loaded.config, cls.name)
+        return cls.of_model(loaded, cls.name, patches)
+
+    @classmethod
+    def of_model(cls, loaded: LoadedModel, label: str, patches: str = "mean") -> Ast:
+        """AST around an `ASTModel`, with the front end of the folder that it (or its configuration alone) is from."""
+        trained = bool(loaded.sha256)
+        front_end = {} if loaded.folder is None else _front_end(loaded.folder, label, required=trained)
         encoder = cls(loaded.model, **front_end, patches=patches)
-        if weights is not None:
+        if trained:
             encoder.weights_kind, encoder.weights_sha256 = "trained", loaded.sha256
             encoder.trained_on = _trained_on(loaded.config)
         return encoder
@@ -228,11 +238,16 @@ class AstFusion(Ast):
         self.default_layers, self.default_pooling = ("layer5", "layer12"), "mean+max"
 
 
-def _front_end(folder: Path, config: Any, label: str) -> dict[str, float]:
-    """Mean and standard deviation of the feature extractor in `folder`, once its other settings are known to fit."""
-    from evar.encoders.huggingface import preprocessing
+def _front_end(folder: Path, label: str, required: bool) -> dict[str, float]:
+    """Mean and standard deviation of the feature extractor in `folder`, once its other settings are known to fit.
 
-    found = preprocessing(folder, label)
+    They fit the folder's config.json: what `config=` changes is up to the user. {} where there is none, nor required.
+    """
+    from evar.encoders.huggingface import preprocessing, read_config
+
+    found, config = preprocessing(folder, label), read_config(folder, label)
+    if not found and not required:
+        return {}
     if not found:
         raise EvarError(
             f"{label}: {folder} has no preprocessor_config.json, which says how the filterbank is normalised: copy it"
@@ -259,5 +274,6 @@ def _front_end(folder: Path, config: Any, label: str) -> dict[str, float]:
 
 def _trained_on(config: Any) -> tuple[str, ...]:
     """What the weights saw: AudioSet, unless the head names the words of Speech Commands (as one of MIT's does)."""
-    words = {str(name).lower() for name in (config.id2label or {}).values()}
-    return ("speech-commands",) if {"marvin", "sheila"} <= words else ("audioset",)
+    from evar.encoders.hf_corpora import labelled_corpora
+
+    return labelled_corpora(config) or ("audioset",)

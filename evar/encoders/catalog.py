@@ -144,11 +144,9 @@ def verify_known(entry: Entry, path: str | Path, sha256: str | None = None) -> N
     source, path = source_of(entry), Path(path).expanduser()
     if source is None or source.file is None or (source.sha256 or source.md5) is None:
         return
-    if source.kind in FETCHERS:
-        if path != hub_folder(source.kind, getattr(source, source.kind)):
-            return
-        path = path / source.file
-    elif path.is_dir():
+    if source.kind in FETCHERS and path != hub_folder(source.kind, getattr(source, source.kind)):
+        return
+    if path.is_dir():
         path = path / source.file
     if path.name != source.file or not path.is_file():
         return
@@ -181,7 +179,13 @@ def fetch(spec: str, progress: Progress | None = None) -> Path:
         )
     if source.kind in FETCHERS:
         folder = _fetch_model(source.kind, getattr(source, source.kind))
+        from evar.encoders.hub import WEIGHTS_FILES
+
         try:
+            order = WEIGHTS_FILES if source.kind == "hf" else (source.file or "",)
+            read = next((name for name in order if (folder / name).is_file()), "none of that name")  # as when it loads
+            if source.file not in (None, read):
+                raise EvarError(f"the weights of {spec} were published as {source.file}, found {read} in {folder}")
             verify_known(entry, folder)
         except EvarError as error:
             bad = folder.with_name(folder.name + ".bad")

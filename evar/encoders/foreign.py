@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from evar.encoders.fingerprint import foreign_source
 from evar.errors import EvarError
 
-SHORTEST_MS = (10, 25, 50, 100, 250, 500, 1000)
+SHORTEST_MS = (10, 25, 50, 100, 250, 500, 1000, 2000)
 """Clip lengths tried, in this order, to find the shortest that a model takes; shorter clips are zero-padded to it."""
 LONGEST_REASON = 400
 """Characters of a foreign exception that are shown: PyTorch's list of missing keys has thousands."""
@@ -96,8 +96,9 @@ def shortest_clip(sample_rate: int, embed: Callable[[int], Any]) -> int:
         with contextlib.suppress(Exception, SystemExit):
             embed(n_samples)
             return n_samples
-    embed(sample_rate)
-    return sample_rate
+    n_samples = sample_rate * SHORTEST_MS[-1] // 1000
+    embed(n_samples)
+    return n_samples
 
 
 def finite_floats(value: Any, what: str, device: torch.device, whole: bool = False) -> Tensor:

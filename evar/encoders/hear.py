@@ -117,8 +117,9 @@ class HearModule(Encoder):
         with self._frozen(), contextlib.redirect_stdout(sys.stderr):
             scene = self._scene(wav)
             self.layers["scene"] = scene.shape[1]
-            self.min_samples = shortest_clip(self.sample_rate, lambda n: self._scene(probe_noise(1, n, self.device)))
             features, times = self._timestamps(wav)
+            hop, self.irregular = _hop(times, 1000.0 * PROBE_SECONDS)
+            self.min_samples = shortest_clip(self.sample_rate, self._embed_noise)
         for attribute, found in (
             ("scene_embedding_size", scene.shape[1]),
             ("timestamp_embedding_size", features.shape[2]),
@@ -126,10 +127,16 @@ class HearModule(Encoder):
             declared = getattr(self.model, attribute, found)
             if declared != found:
                 raise EvarError(f"{self.name}: {attribute} is {declared!r}, but its embeddings have {found} dimensions")
-        hop, self.irregular = _hop(times, 1000.0 * PROBE_SECONDS)
         if not self.irregular:
             self.layers["timestamp"], self.hop_ms["timestamp"] = features.shape[2], hop
         return scene
+
+    def _embed_noise(self, n_samples: int) -> None:
+        """Both layers of one clip: the windows of the two functions may differ, and each clip must pass either."""
+        wav = probe_noise(1, n_samples, self.device)
+        self._scene(wav)
+        if not self.irregular:
+            self._timestamps(wav)
 
     def _clip(self, wav: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         return {"scene": self._scene(wav)}

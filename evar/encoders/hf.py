@@ -8,7 +8,6 @@ others, the model's own feature extractor (`HfFeatures`, such as Wav2Vec2-BERT).
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +18,12 @@ import torch
 from torch import Tensor
 
 from evar.encoders.base import Encoder, Frames
+from evar.encoders.hf_corpora import known_corpora, labelled_corpora, merged
 from evar.encoders.huggingface import (
     LoadedModel,
     build,
     changed,
+    checked_rate,
     class_of,
     config_facts,
     extractor_facts,
@@ -46,27 +47,6 @@ SCHEMES = {
     },
 }
 
-TRAINED_ON = {
-    "facebook/wav2vec2-base": ("librispeech",),
-    "facebook/wav2vec2-base-*h": ("librispeech",),
-    "facebook/wav2vec2-large": ("librispeech",),
-    "facebook/wav2vec2-large-960h": ("librispeech",),
-    "facebook/wav2vec2-large-lv60": ("libri-light",),
-    "facebook/wav2vec2-large-960h-lv60*": ("libri-light", "librispeech"),
-    "facebook/hubert-base-ls960": ("librispeech",),
-    "facebook/hubert-large-ll60k": ("libri-light",),
-    "facebook/hubert-xlarge-ll60k": ("libri-light",),
-    "facebook/data2vec-audio-base*": ("librispeech",),
-    "microsoft/wavlm-base": ("librispeech",),
-    "microsoft/wavlm-base-plus": ("libri-light", "gigaspeech", "voxpopuli"),
-    "microsoft/wavlm-large": ("libri-light", "gigaspeech", "voxpopuli"),
-    "microsoft/wavlm-base-sv": ("librispeech", "voxceleb1"),
-    "microsoft/wavlm-base-plus-sv": ("libri-light", "gigaspeech", "voxpopuli", "voxceleb1"),
-    "MIT/ast-finetuned-audioset-*": ("audioset",),
-    "MIT/ast-finetuned-speech-commands-*": ("speech-commands",),
-    "laion/clap-htsat-*": ("audioset", "freesound"),
-}
-"""What well-known models were trained on, by name (`*` stands for anything), from their papers; `trained_on=` overrides it."""
 PROBES_MS = (1000, 5000)
 """Two clip lengths whose frames tell the hop."""
 SHORTEST_MS = (10, 25, 50, 100, 200, 400, 1000)
@@ -105,7 +85,8 @@ class HuggingFace:
             encoder = _encoder(found, folder, random, trust_remote_code, label)
         if not random:
             encoder.weights_kind = "trained"
-            known = known_corpora(reference, folder) or encoder.trained_on
+            encoder.weights_file = _file_name(reference)
+            known = merged(known_corpora(reference, folder) or encoder.trained_on, labelled_corpora(found))
             encoder.trained_on = known if trained_on is None else tuple(trained_on)
         return encoder
 
@@ -125,47 +106,39 @@ def _modules_in_own_cache() -> Iterator[None]:
         dynamic_module_utils.HF_MODULES_CACHE = kept
 
 
-def known_corpora(reference: str, folder: Path) -> tuple[str, ...]:
-    """The corpora of a well-known model, by its name on the hub or that of its folder; () where evar knows none."""
-    for name in (reference, folder.name.replace("--", "/")):
-        for pattern, corpora in TRAINED_ON.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                return corpora
-    return ()
+def _file_name(reference: str) -> str:
+    """What the column `weights` of results says: the folder's name, or OWNER--MODEL of a model on the hub."""
+    path = Path(reference).expanduser()
+    return os.path.basename(os.path.abspath(path)) if path.is_dir() else reference.replace("/", "--")
 
 
 def _encoder(config: Any, folder: Path, random: bool, trust_remote_code: bool, label: str) -> Encoder:
     weights, kind = None if random else folder, config.model_type
     if kind == "audio-spectrogram-transformer":
-        return _ast(config, folder, random, label)
+        from transformers import ASTModel
+
+        from evar.encoders.ast_transformer import Ast
+
+        return Ast.of_model(build(ASTModel, config, weights, label, folder), label)
     if kind in ("clap", "clap_audio_model"):
         from evar.encoders.hf_windows import Clap
 
-        return Clap.build(config, weights, folder, label)
+        return Clap.build(config, weights, folder, label, trust_remote_code)
     model_class = class_of(config, folder, label, trust_remote_code)
     if kind == "whisper":
         from evar.encoders.hf_windows import Whisper
 
-        loaded = build(model_class, config, weights, label, folder, part="encoder.")
-        encoder: Encoder = Whisper(loaded, feature_extractor(folder, label), label)
+        loaded = build(model_class, config, weights, label, folder, "encoder.", trust_remote_code)
+        encoder: Encoder = Whisper(loaded, feature_extractor(folder, label, trust_remote_code), label)
     else:
-        loaded = build(model_class, config, weights, label, folder)
+        loaded = build(model_class, config, weights, label, folder, trust_remote_code=trust_remote_code)
         if hasattr(config, "conv_stride") and hasattr(loaded.model, "feature_extractor"):
             settings = preprocessing(folder, label) if random else required_preprocessing(folder, label)
             encoder = Wav2Vec2(loaded, f"hf-{kind}", settings, label)
         else:
-            encoder = HfFeatures(loaded, feature_extractor(folder, label), label)
+            encoder = HfFeatures(loaded, feature_extractor(folder, label, trust_remote_code), label)
     encoder.weights_sha256 = loaded.sha256
     return encoder
-
-
-def _ast(config: Any, folder: Path, random: bool, label: str) -> Encoder:
-    from evar.encoders.ast_transformer import Ast
-
-    if random:
-        kept = {key: value for key, value in config_facts(config).items() if key != "model_type"}
-        return Ast.from_weights(None, config=kept)
-    return Ast.from_weights(str(folder))
 
 
 def _hop_ms(short: int, long: int) -> float:
@@ -200,7 +173,7 @@ class HfFeatures(Encoder):
             model = model.get_encoder()
         self.model, self.name = model, f"hf-{config.model_type}"
         self.extractor = extractor
-        self.sample_rate = int(extractor.sampling_rate)
+        self.sample_rate = checked_rate(extractor.sampling_rate, label)
         self.settings = {"config": config_facts(config), "extractor": extractor_facts(extractor)}
         self.input_name = model.main_input_name
         self.n_blocks = len(blocks_of(model, label))

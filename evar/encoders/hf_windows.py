@@ -17,7 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from evar.encoders.base import Encoder, Frames
-from evar.encoders.huggingface import LoadedModel, build, config_facts, extractor_facts, feature_extractor
+from evar.encoders.huggingface import (
+    LoadedModel,
+    build,
+    checked_rate,
+    config_facts,
+    extractor_facts,
+    feature_extractor,
+)
 from evar.encoders.pooling import frame_times
 from evar.encoders.wav2vec2 import blocks_of, hidden_states
 from evar.errors import EvarError
@@ -44,7 +51,7 @@ class Whisper(Encoder):
         self.model, self.name, config = loaded.model.get_encoder(), "hf-whisper", loaded.config
         self.extractor = extractor
         self.extractor.dither = 0.0  # random, and meant for training
-        self.sample_rate = int(extractor.sampling_rate)
+        self.sample_rate = checked_rate(extractor.sampling_rate, label)
         self.frame_samples = 2 * int(extractor.hop_length)  # the second convolution has stride 2
         self.window_samples = self.frame_samples * int(config.max_source_positions)
         if (int(extractor.n_samples), int(extractor.feature_size)) != (self.window_samples, int(config.num_mel_bins)):
@@ -84,13 +91,14 @@ class Clap(Encoder):
     Layers: `stage0` (patches) to `stageN`, each the mean over its map of frequency and time; `pooled`, the network's
     output; `embedding`, the default, its projection to the space shared with text, of unit length as in
     `ClapModel.get_audio_features`. A window that a clip does not fill is repeated or padded as the feature extractor
-    says. Our choices: clips of more than one window are the mean over windows, where the feature extractor would take
-    random crops; the fusion of such crops is never used, as upstream draws at random which short clip has it.
+    says. Our choices: clips of more than one window are the mean over windows, each weighted by the clip's own samples
+    in it (pooling `cls`, the default; `mean` weights them equally), where the feature extractor would take random crops;
+    the fusion of such crops is never used, as upstream draws at random which short clip has it.
     """
 
     version = 1
     default_layers = ("embedding",)
-    default_pooling = "mean"
+    default_pooling = "cls"
     preferred_batch = MappingProxyType({"cpu": 4, "cuda": 32})
 
     def __init__(self, loaded: LoadedModel, extractor: Any, label: str) -> None:
@@ -98,8 +106,10 @@ class Clap(Encoder):
         super().__init__()
         self.model, self.name, config = loaded.model, "hf-clap", loaded.config
         self.extractor = extractor
-        self.sample_rate = int(extractor.sampling_rate)
+        self.sample_rate = checked_rate(extractor.sampling_rate, label)
         self.window_samples = int(extractor.nb_max_samples)
+        if self.window_samples < 1:
+            raise EvarError(f"{label}: its feature extractor reads windows of {self.window_samples} samples")
         if bool(config.enable_fusion) != (extractor.truncation == "fusion"):
             raise EvarError(
                 f"{label}: its network has enable_fusion={bool(config.enable_fusion)}, its feature extractor truncates"
@@ -111,15 +121,16 @@ class Clap(Encoder):
         stages = {f"stage{number}": width * 2 ** min(number, last) for number in range(last + 2)}
         self.layers = stages | {"pooled": width * 2**last, "embedding": int(config.projection_dim)}
         self.hop_ms = dict.fromkeys(self.layers, 1000.0 * self.window_samples / self.sample_rate)
+        self.summary_layers = tuple(self.layers)
 
     @classmethod
-    def build(cls, config: Any, weights: Path | None, folder: Path, label: str) -> Clap:
+    def build(cls, config: Any, weights: Path | None, folder: Path, label: str, trust_remote_code: bool) -> Clap:
         """The audio half of a checkpoint of ClapModel, or of ClapAudioModelWithProjection."""
         from transformers import ClapAudioModelWithProjection
 
         audio = getattr(config, "audio_config", config)
         loaded = build(ClapAudioModelWithProjection, audio, weights, label, folder)
-        encoder = cls(loaded, feature_extractor(folder, label), label)
+        encoder = cls(loaded, feature_extractor(folder, label, trust_remote_code), label)
         encoder.weights_sha256 = loaded.sha256
         return encoder
 
@@ -127,8 +138,14 @@ class Clap(Encoder):
         outputs = _by_window(wav, lengths, self.window_samples, self._embedded)
         valid = (lengths + self.window_samples - 1) // self.window_samples
         hop_ms = self.hop_ms["embedding"]
-        times = frame_times(next(iter(outputs.values())).shape[1], hop_ms, wav.device, hop_ms / 2)
-        return {layer: Frames(windows, times, valid) for layer, windows in outputs.items()}
+        n_windows = next(iter(outputs.values())).shape[1]
+        times = frame_times(n_windows, hop_ms, wav.device, hop_ms / 2)
+        starts = torch.arange(n_windows, device=wav.device) * self.window_samples
+        own = (lengths[:, None] - starts).clamp(0, self.window_samples)
+        shares = (own / lengths[:, None])[..., None]
+        return {
+            layer: Frames(windows, times, valid, (windows * shares).sum(dim=1)) for layer, windows in outputs.items()
+        }
 
     def _embedded(self, windows: list[np.ndarray]) -> dict[str, Tensor]:
         state = np.random.get_state()  # noqa: NPY002

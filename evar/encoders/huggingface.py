@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evar.encoders.fingerprint import foreign_source
 from evar.encoders.hub import WEIGHTS_FILES, fetch_model, find_folder
 from evar.encoders.weights import read_weights
 from evar.errors import EvarError, unknown
@@ -34,6 +35,7 @@ __all__ = [
     "LoadedModel",
     "build",
     "changed",
+    "checked_rate",
     "class_of",
     "config_facts",
     "extractor_facts",
@@ -51,6 +53,9 @@ __all__ = [
 VOLATILE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "auto_map", "id2label",
             "label2id", "problem_type", "use_cache", "gradient_checkpointing")  # fmt: skip
 """Keys of a configuration that no embedding depends on."""
+CODE = (
+    "comes with code of its own, which evar does not run unless asked: read the code, then set EVAR_TRUST_REMOTE_CODE=1"
+)
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,18 @@ def load_model(
                 f"{label}: {folder} is the checkpoint of another model: its config.json says {found.model_type!r},"
                 f" expected {model_class.config_class.model_type!r}; for any other model give hf:{reference}"
             )
-    return build(model_class, changed(found, config, label), None if random else folder, label, folder)
+    weights = None if random else folder
+    return build(model_class, changed(found, config, label), weights, label, folder, "", trust_remote_code)
 
 
 def build(
-    model_class: Any, config: Any, weights: Path | None, label: str, folder: Path | None = None, part: str = ""
+    model_class: Any,
+    config: Any,
+    weights: Path | None,
+    label: str,
+    folder: Path | None = None,
+    part: str = "",
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """The model of `config` with the weights of the folder `weights`, or random where that is None.
 
@@ -112,6 +124,7 @@ def build(
     Raises EvarError when a tensor is missing or has another shape, naming it.
     """
     state, sha256 = ({}, "") if weights is None else read_state(weights, label)
+    config._attn_implementation = None  # config.json can name one on the hub, whose code would be fetched and run
     with quiet(label):
         if weights is None:
             model = model_class(config).float().eval()
@@ -122,6 +135,7 @@ def build(
                 state_dict=state,
                 dtype=torch.float32,
                 local_files_only=True,
+                trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # reported below, in one line
                 output_loading_info=True,
             )
@@ -160,10 +174,7 @@ def read_config(folder: Path, label: str, trust_remote_code: bool = False) -> An
 
     if content["model_type"] not in CONFIG_MAPPING and not trust_remote_code:
         if "auto_map" in content:
-            raise EvarError(
-                f"{label}: {folder} comes with code of its own, which evar does not run unless asked:"
-                " read the code, then set EVAR_TRUST_REMOTE_CODE=1"
-            )
+            raise EvarError(f"{label}: {folder} {CODE}")
         raise unknown("model_type", content["model_type"], CONFIG_MAPPING, f"in {path}")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
@@ -203,15 +214,34 @@ def class_of(config: Any, folder: Path | None, label: str, trust_remote_code: bo
 
 
 def preprocessing(folder: Path | None, label: str) -> dict[str, Any]:
-    """The settings of the model's feature extractor (sampling_rate, do_normalize ...), {} where the folder has none."""
+    """The settings of the model's feature extractor (sampling_rate, do_normalize ...), {} where the folder has none.
+
+    Raises EvarError for files that are no JSON mapping, and for a sampling_rate that is none.
+    """
     if folder is None:
         return {}
-    if (folder / "preprocessor_config.json").is_file():
-        return read_json(folder / "preprocessor_config.json", label)
-    if (folder / "processor_config.json").is_file():
-        nested = read_json(folder / "processor_config.json", label).get("feature_extractor")
-        return nested if isinstance(nested, dict) else {}
-    return {}
+    if (path := folder / "preprocessor_config.json").is_file():
+        settings = read_json(path, label)
+    elif (path := folder / "processor_config.json").is_file():
+        nested = read_json(path, label).get("feature_extractor")
+        settings = nested if isinstance(nested, dict) else {}
+    else:
+        return {}
+    if "sampling_rate" in settings:
+        checked_rate(settings["sampling_rate"], f"{label}: {path}")
+    return settings
+
+
+def checked_rate(rate: Any, where: str) -> int:
+    """The sampling rate of a feature extractor in Hz; EvarError, beginning with `where`, for what is none."""
+    try:
+        whole = int(rate)
+        right = whole == rate and whole > 0 and not isinstance(rate, bool)
+    except (TypeError, ValueError, OverflowError):
+        right = False
+    if not right:
+        raise EvarError(f"{where}: sampling_rate is a whole number of Hz above 0, found {rate!r}: correct the file")
+    return whole
 
 
 def required_preprocessing(folder: Path, label: str) -> dict[str, Any]:
@@ -225,19 +255,26 @@ def required_preprocessing(folder: Path, label: str) -> dict[str, Any]:
     return settings
 
 
-def feature_extractor(folder: Path, label: str) -> Any:
-    """The model's own feature extractor, from its preprocessor_config.json; EvarError where there is none."""
+def feature_extractor(folder: Path, label: str, trust_remote_code: bool) -> Any:
+    """The model's own feature extractor, from its preprocessor_config.json.
+
+    Raises EvarError where there is none, and where it is code in the folder that is not trusted.
+    """
     from transformers import AutoFeatureExtractor
 
     required_preprocessing(folder, label)
     with quiet(label):
-        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        return AutoFeatureExtractor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=bool(trust_remote_code)
+        )
 
 
 def extractor_facts(extractor: Any) -> dict[str, Any]:
-    """The plain settings of a feature extractor."""
+    """The plain settings of a feature extractor, and digests of its code where that is not transformers' own."""
     plain = (bool, int, float, str, type(None))
-    return {key: value for key, value in extractor.to_dict().items() if isinstance(value, plain)}
+    facts = {key: value for key, value in extractor.to_dict().items() if isinstance(value, plain)}
+    own = not type(extractor).__module__.startswith("transformers.")
+    return facts | ({"code": foreign_source(type(extractor))} if own else {})
 
 
 def config_facts(config: Any) -> dict[str, Any]:
@@ -299,16 +336,28 @@ def _check_complete(
 
 @contextlib.contextmanager
 def quiet(label: str) -> Iterator[None]:
-    """`silent`, and what transformers raises becomes one line: for building models."""
+    """`silent`, and what transformers raises becomes one line: for building models.
+
+    transformers would ask on stdin whether to run code that comes with a model, and take `y` from any pipe: in here it
+    raises instead.
+    """
+    from transformers import dynamic_module_utils
+
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         with silent():
             yield
     except (EvarError, MemoryError):
         raise
     except Exception as error:
+        if "trust_remote_code=True" in str(error):
+            raise EvarError(f"{label} {CODE}") from error
         if os.environ.get("EVAR_TRACEBACK"):
             raise
         raise EvarError(f"{label} cannot be built: {reason_of(error)} (EVAR_TRACEBACK=1 shows where)") from error
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from evar.encoders.catalog import cache_folder
 from evar.encoders.tf_worker import READY, receive, send
 from evar.errors import EvarError
 
@@ -29,6 +30,8 @@ QUIET = {
     "TF_CPP_MAX_VLOG_LEVEL": "0",
 }
 """The environment of the worker: the GPU is PyTorch's, and TensorFlow says only what ends it."""
+WRITING = ("KERAS_HOME", "MPLCONFIGDIR")
+"""Folders of libraries that TensorFlow imports: they would write to ~/.keras and ~/.cache, and read settings there."""
 LAST_WORDS = 5
 
 
@@ -181,6 +184,8 @@ class _Connection:
     def _start(self) -> None:
         self.stop()
         environment = {**os.environ, **QUIET}
+        for variable in WRITING:
+            environment[variable] = str(cache_folder() / "tensorflow" / variable.lower())
         if "torch" in sys.modules:  # as many threads as PyTorch was given
             environment["TF_NUM_INTRAOP_THREADS"] = str(sys.modules["torch"].get_num_threads())
         pipe = subprocess.PIPE

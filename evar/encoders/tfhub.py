@@ -117,8 +117,11 @@ class TfHubModule(Encoder):
         place, asked = _split(reference)
         rate = _checked_rate(asked.get("rate", sample_rate or SAMPLE_RATE), spec)
         require("tfhub", spec)
-        model = SavedModel(find_folder(place, spec), rate, spec)
+        folder = find_folder(place, spec)
+        model = SavedModel(folder, rate, spec)
         encoder = cls(model, _measured(model))
+        handle = None if _is_model(Path(place).expanduser()) else full_handle(place)
+        encoder.weights_file = hub_folder("tfhub", handle).name if handle else folder.resolve().name
         if layer := asked.get("layer", layer):
             if layer not in encoder.layers:
                 raise unknown(f"layer of {spec}", layer, encoder.layers)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from evar.encoders.base import Encoder, Frames
+from evar.encoders.hf_corpora import known_corpora, labelled_corpora, merged
 from evar.encoders.huggingface import LoadedModel, config_facts, load_model, preprocessing, silent
 from evar.encoders.pooling import frame_times
 from evar.errors import EvarError
@@ -170,11 +171,8 @@ class Wav2Vec2(Encoder):
         self.model, self.name = loaded.model, name
         self.sample_rate = int(settings.get("sampling_rate", SAMPLE_RATE))
         self.do_normalize = bool(settings.get("do_normalize", True))
-        self.settings = {
-            "config": config_facts(config),
-            "do_normalize": self.do_normalize,
-            "sampling_rate": self.sample_rate,
-        }
+        facts = {"do_normalize": self.do_normalize, "sampling_rate": self.sample_rate}
+        self.settings = {"config": config_facts(config)} | facts
         self.equal_lengths_only = not exact_under_padding(config)
         self.convolutions = tuple(zip(map(int, config.conv_kernel), map(int, config.conv_stride), strict=True))
         self.squeeze = int(getattr(config, "squeeze_factor", 1))
@@ -266,9 +264,9 @@ class _Entry(Wav2Vec2):
     def from_weights(cls, weights: str | None, config: Mapping[str, Any] | None = None) -> Wav2Vec2:
         """The network with the weights of a folder, or of a name on the hub that was fetched.
 
-        weights: holds config.json and model.safetensors or pytorch_model.bin (a pre-training checkpoint, or one
-        fine-tuned for recognition); None for random weights. config: values that replace those of the configuration.
-        Raises EvarError as `load_model` does, and for a model of the other size.
+        weights: holds config.json and model.safetensors or pytorch_model.bin (of pre-training, or fine-tuned); None
+        for random weights. config: values that replace its own. Raises EvarError as `load_model` does, and for a
+        model of the other size.
         """
         from transformers import Wav2Vec2Model
 
@@ -286,7 +284,10 @@ class _Entry(Wav2Vec2):
         encoder.default_pooling = cls.pooling
         if weights is not None:
             encoder.weights_kind, encoder.weights_sha256 = "trained", loaded.sha256
-            encoder.trained_on = cls.corpora
+            # Any base model counts as LibriSpeech's; large ones were pre-trained on other speech as often (XLSR).
+            sure = cls.expected is BASE or loaded.sha256 == ENCODERS[cls.entry]["source"]["sha256"]
+            known = known_corpora(str(weights), loaded.folder)
+            encoder.trained_on = merged(cls.corpora if sure else (), known, labelled_corpora(loaded.config))
         return encoder
 
 

@@ -112,7 +112,7 @@ def test_fusion_is_max_plus_mean_of_both_layers_columns(folder, fusion):
         pooled.append(columns.mean(0) + columns.amax(0))
     assert relative(fusion.encode(clip), torch.cat(pooled)) < 1e-4
     assert fusion.choices("5+12") == [("layer5+layer12", "mean+max")]
-    with pytest.raises(EvarError, match="no summary token"):
+    with pytest.raises(EvarError, match="no token for the whole clip"):
         fusion.encode_all(clip, None, None, ["cls"])
 
 

@@ -185,6 +185,36 @@ def test_the_hubs_model_in_the_cache_is_checked(publish):
     assert "expected sha256 000" in refused(catalog.verify_known, hub, folder)
 
 
+@pytest.mark.parametrize(
+    ("came", "found"),
+    [
+        (["pytorch_model.bin"], "pytorch_model.bin"),
+        (["model.safetensors.index.json", "pytorch_model.bin"], "model.safetensors.index.json"),
+        (["weights.h5"], "none of that name"),
+    ],
+)
+def test_a_hubs_model_whose_published_file_did_not_come_is_not_checked_on_nothing(came, found, publish, monkeypatch):
+    """A model without the file, or with another that is read first, passed because there was no file to compare."""
+    published = "model.safetensors" if len(came) == 1 else "pytorch_model.bin"
+    publish(byola_v1_1024={"hf": "a/b", "file": published, "sha256": hashlib.sha256(b"w").hexdigest()})
+
+    def fetch_model(name, folder):
+        folder.mkdir(parents=True)
+        for file in ("config.json", *came):
+            (folder / file).write_bytes(b"w")
+        return folder
+
+    monkeypatch.setattr("evar.encoders.huggingface.fetch_model", fetch_model)
+    message = refused(catalog.fetch, NAME)
+    folder = catalog.hub_folder("hf", "a/b")
+    assert f"the weights of {NAME} were published as {published}, found {found} in {folder}" in message
+    assert "\n" not in message
+    assert (folder.with_name("a--b.bad") / came[0]).is_file()
+    assert not folder.exists()
+    came[:] = [published]
+    assert catalog.fetch(NAME) == folder
+
+
 # --- adding ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import torch
 
 import evar.hear
 from evar.encoders import load_encoder
+from evar.encoders.base import Encoder, Frames
 from evar.encoders.registry import bundled_file
 from evar.errors import EvarError
 
@@ -68,6 +69,57 @@ def test_large_batches_go_through_in_parts(byola, monkeypatch):
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, in_parts, strict=True))
     monkeypatch.setitem(evar.hear.AUDIO_SECONDS, "cpu", 0.0001)
     assert [len(part) for part in byola.batches(audio)] == [1] * 5, "a clip that is longer than that goes alone"
+
+
+class Window(Encoder):
+    """Like Whisper: every clip is padded to a window of 1500 frames, of which 50 per second are of sound."""
+
+    name, version, sample_rate = "window", 1, 16000
+    layers, hop_ms, default_layers, default_pooling = {"encoder": 4}, {"encoder": 20.0}, ("encoder",), "mean"
+
+    def _frames(self, wav, lengths):
+        valid = self._count(wav, lengths // 320)
+        inside = torch.arange(1500) < valid[:, None]
+        features = inside[..., None] * wav[:, :1, None] + torch.zeros(4)
+        return {"encoder": Frames(features, 10.0 + 20.0 * torch.arange(1500), valid)}
+
+    def _count(self, wav, valid):
+        return valid
+
+
+class Picky(Window):
+    """Counts by content: a clip that begins below 0 has half of its frames."""
+
+    def _count(self, wav, valid):
+        return torch.where(wav[:, 0] < 0, valid // 2, valid)
+
+
+def test_frames_of_padding_are_no_timestamps():
+    """Whisper's export had 1500 frames for 1 s, 1450 of them of nothing, with timestamps up to 30 s."""
+    model = evar.hear.HearModel(Window())
+    audio = torch.full((2, 16000), 0.5)
+    frames, times = evar.hear.get_timestamp_embeddings(audio, model)
+    assert (frames.shape, times.shape) == ((2, 50, 4), (2, 50))
+    assert times[1, [0, -1]].tolist() == [10.0, 990.0]
+    assert bool((frames == 0.5).all())
+
+
+def test_sounds_whose_counts_differ_give_the_frames_that_all_have(monkeypatch):
+    model = evar.hear.HearModel(Picky())
+    audio = torch.full((3, 16000), 0.5)
+    audio[2] = -0.5
+    for seconds in (120.0, 1.0):  # in one batch, and one by one
+        monkeypatch.setitem(evar.hear.AUDIO_SECONDS, "cpu", seconds)
+        frames, times = evar.hear.get_timestamp_embeddings(audio, model)
+        assert (frames.shape, times.shape) == ((3, 25, 4), (3, 25))
+        assert bool((frames != 0).all())
+    with pytest.raises(EvarError, match="window gives no frame for 300 samples"):
+        evar.hear.get_timestamp_embeddings(audio[:, :300], evar.hear.HearModel(Window()))
+
+
+def test_the_runners_options_are_keywords_of_load_model():
+    """HEAR's runner calls load_model(**options); its --model is a path that must exist, so no place for a name."""
+    assert evar.hear.load_model(**{"model_file_path": "logmel"}).encoder.label == "logmel"
 
 
 def test_names_and_files_of_encoders(tmp_path):

@@ -247,6 +247,21 @@ def test_strange_timestamps_leave_the_scene_layer_alone(times, reason, write):
         encoder.choices("timestamp")
 
 
+@pytest.mark.parametrize(("window_ms", "shortest_ms"), [(50, 50), (1500, 2000)])
+def test_a_clip_shorter_than_a_window_of_timestamps_is_padded_to_it(window_ms, shortest_ms, write):
+    """The shortest clip was measured on scenes alone: 10 ms were enough for them, and the layer timestamp failed."""
+    text = GOOD.replace(SCENE, "return model.scene(audio[:, :8])")
+    encoder = load_encoder(write(text.replace("Conv1d(1, 8, 400", f"Conv1d(1, 8, {16 * window_ms}")))
+    assert encoder.min_samples == 16 * shortest_ms
+    assert encoder.encode_all(noise(1, 400), None, ["timestamp"], ["mean"])["timestamp", "mean"].shape == (1, 8)
+
+
+def test_timestamps_that_are_no_layer_do_not_lengthen_short_clips(write):
+    text = GOOD.replace(SCENE, "return model.scene(audio[:, :8])").replace("20.0 *", "0.02 *")
+    encoder = load_encoder(write(text))
+    assert (list(encoder.layers), encoder.min_samples) == (["scene"], 160)
+
+
 # ---- models that are no torch modules --------------------------------------------------------------------------------
 
 FOREIGN = """

@@ -181,7 +181,10 @@ def test_clap(fused, tmp_path):
         return getattr(embedded, "pooler_output", embedded)[0]
 
     assert relative(found[0], alone(wav[0, :17600])) < 1e-5
-    assert relative(found[1], (alone(wav[1, :32000]) + alone(wav[1, 32000:])) / 2) < 1e-5
+    # Weighted equally, 1 s of a 3 s clip counted as much as the other 2.
+    windows = torch.stack([alone(wav[1, :32000]), alone(wav[1, 32000:])])
+    assert relative(found[1], (2 * windows[0] + windows[1]) / 3) < 1e-5
+    assert relative(encoder.encode_all(wav, lengths, None, ["mean"])["embedding", "mean"][1], windows.mean(0)) < 1e-5
     keeps_the_contract(encoder)
 
 
@@ -193,6 +196,25 @@ def test_ast_is_the_encoder_of_that_name(tmp_path):
     assert encoder.fingerprint() == load_encoder(f"ast@{tmp_path}").fingerprint()
     assert encoder.weights_sha256 == load_encoder(f"ast@{tmp_path}").weights_sha256
     assert load_encoder(f"random:hf:{tmp_path}").layers == encoder.layers
+
+
+def test_ast_keeps_the_folders_front_end_without_its_weights_and_takes_config(tmp_path):
+    """random:hf: had AudioSet's statistics whatever the folder says, and `config=` was dropped with weights."""
+    import transformers
+
+    extractor = transformers.ASTFeatureExtractor(mean=-6.0, std=5.0)
+    saved(tmp_path, "AST", transformers.ASTConfig(**BLOCKS), extractor)
+    untrained = load_encoder(f"random:hf:{tmp_path}")
+    assert (untrained.mean, untrained.std, untrained.weights_kind) == (-6.0, 5.0, "random")
+    whole = load_encoder(f"hf:{tmp_path}")
+    other = load_encoder(f"hf:{tmp_path}", config={"hidden_act": "relu"})
+    wav, _ = clips([0.5])
+    assert whole.fingerprint() != other.fingerprint()
+    assert not torch.equal(whole.encode(wav), other.encode(wav))
+    short = load_encoder(f"random:hf:{tmp_path}", config={"max_length": 128})
+    assert (short.window_frames, short.mean) == (128, -6.0)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert load_encoder(f"random:hf:{tmp_path}").mean == pytest.approx(-4.2677393)
 
 
 @pytest.fixture
@@ -239,6 +261,19 @@ def test_what_known_models_were_trained_on(hubert, tmp_path):
     assert "voxceleb1" in known_corpora("microsoft/wavlm-base-plus-sv", tmp_path)
     assert known_corpora("facebook/wav2vec2-base-10k-voxpopuli", tmp_path) == ()
     assert "freesound" in known_corpora("x", tmp_path / "laion--clap-htsat-fused")
+
+
+def test_the_column_of_weights_names_the_folder(hubert, tmp_path, monkeypatch):
+    """It was empty: rows of two models could not be told apart by it."""
+    assert load_encoder(f"hf:{hubert}").weights_file == "one"
+    assert load_encoder(f"random:hf:{hubert}").weights_file == ""
+    monkeypatch.chdir(hubert)
+    assert load_encoder("hf:.").weights_file == "one"
+    monkeypatch.setenv("EVAR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "weights" / "hf").mkdir(parents=True)
+    hubert.rename(tmp_path / "cache" / "weights" / "hf" / "someone--a-hubert")
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("hf:someone/a-hubert").weights_file == "someone--a-hubert"
 
 
 def test_rotary_conformers_forget_the_last_clip(tmp_path):

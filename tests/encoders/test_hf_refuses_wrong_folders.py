@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -203,6 +205,133 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(model, tmp_path, monkey
     assert type(load_encoder(f"hf:{model}").model).__name__ == "OwnModel"
     assert (tmp_path / "was-run").exists()
     assert list((tmp_path / "cache").rglob("own.py")), "its copy belongs into evar's cache"
+
+
+OWN_EXTRACTOR = """
+from pathlib import Path
+from transformers import {base}
+Path({marker!r}).touch()
+class OwnExtractor({base}):
+    pass
+"""
+
+
+def own_extractor(folder, base, marker, **settings):
+    """Make the feature extractor of a folder one that transformers has not, in a file beside it."""
+    (folder / "own.py").write_text(OWN_EXTRACTOR.format(base=base, marker=str(marker)))
+    path = folder / "preprocessor_config.json"
+    own = {"feature_extractor_type": "OwnExtractor", "auto_map": {"AutoFeatureExtractor": "own.OwnExtractor"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own, **settings}))
+
+
+def heard_by_its_own_extractor(folder, kind):
+    """A small model of each way of reading audio that builds a feature extractor; returns the extractor's class."""
+    import transformers
+
+    blocks = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    if kind == "Whisper":
+        config = transformers.WhisperConfig(
+            vocab_size=60, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8,
+            encoder_attention_heads=2, decoder_attention_heads=2, max_source_positions=100,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        )  # fmt: skip
+        extractor = transformers.WhisperFeatureExtractor(chunk_length=2)
+    elif kind == "Clap":
+        audio = {
+            "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 16,
+            "patch_size": 4, "spec_size": 128, "window_size": 4, "num_mel_bins": 32,
+        }  # fmt: skip
+        config = transformers.ClapConfig(text_config={**blocks, "vocab_size": 60}, audio_config=audio)
+        extractor = transformers.ClapFeatureExtractor(
+            feature_size=32, sampling_rate=16000, hop_length=160, max_length_s=2, truncation="rand_trunc"
+        )
+    else:
+        config, extractor = transformers.Wav2Vec2BertConfig(**blocks), transformers.SeamlessM4TFeatureExtractor()
+    torch.manual_seed(0)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return type(extractor).__name__
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2Bert", "Whisper", "Clap"])
+def test_code_of_a_feature_extractor_is_not_run_whatever_stands_on_stdin(kind, tmp_path, monkeypatch):
+    """transformers asked, and `yes | evar check hf:FOLDER` answered: the folder's Python ran."""
+    folder, marker = tmp_path / "model", tmp_path / "was-run"
+    own_extractor(folder, heard_by_its_own_extractor(folder, kind), marker)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
+    for spec in (f"hf:{folder}", f"random:hf:{folder}"):
+        message = refused(spec)
+        assert "comes with code of its own" in message
+        assert "EVAR_TRUST_REMOTE_CODE=1" in message
+    assert not marker.exists()
+    monkeypatch.setenv("EVAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVAR_TRUST_REMOTE_CODE", "1")
+    encoder = load_encoder(f"hf:{folder}")
+    assert type(encoder.extractor).__name__ == "OwnExtractor"
+    assert marker.exists()
+    before = encoder.fingerprint()
+    (folder / "own.py").write_text((folder / "own.py").read_text() + "VALUE = 1\n")
+    assert load_encoder(f"hf:{folder}").fingerprint() != before, "another code may give other numbers"
+
+
+def test_yes_in_a_pipe_runs_no_code(tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "was-run"
+    own_extractor(folder, heard_by_its_own_extractor(folder, "Wav2Vec2Bert"), marker)
+    environment = {key: value for key, value in os.environ.items() if key != "EVAR_TRUST_REMOTE_CODE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "evar", "check", f"hf:{folder}"],
+        input="y\n" * 100, capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert not marker.exists()
+    assert done.returncode != 0
+    assert "EVAR_TRUST_REMOTE_CODE=1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_question_for_a_model_inside_a_model(tmp_path, monkeypatch):
+    """transformers builds the parts of composed models by itself, and passes on no word about trust."""
+    from transformers import AutoModel, VitsConfig
+
+    from evar.encoders.huggingface import quiet
+
+    class Part(VitsConfig):
+        model_type = "part"
+
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
+    part = Part()
+    part.auto_map = {"AutoModel": "own.OwnModel"}
+    with pytest.raises(EvarError, match="EVAR_TRUST_REMOTE_CODE=1"), quiet("hf:composed"):
+        AutoModel.from_config(part)
+
+
+def test_an_attention_of_the_hub_is_not_fetched(model):
+    """config.json can name a kernel on the hub: code that transformers would download and run."""
+    change_config(model, attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
+    for spec in (f"hf:{model}", f"random:hf:{model}"):
+        assert load_encoder(spec).model.config._attn_implementation in ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("rate", ['"abc"', '"16000"', "null", "0", "-16000", "16000.5", "true", "Infinity", "[16000]"])
+def test_a_sampling_rate_that_is_none(rate, model):
+    """It was reported as a bug of evar."""
+    (model / "preprocessor_config.json").write_text(f'{{"sampling_rate": {rate}}}')
+    for spec in (f"hf:{model}", f"random:hf:{model}"):
+        message = refused(spec)
+        assert "preprocessor_config.json: sampling_rate is a whole number of Hz above 0, found" in message
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-c", "Wav2Vec2Bert", "Whisper", "Clap"])
+def test_a_sampling_rate_that_is_none_in_every_way_of_reading(kind, tmp_path):
+    if kind == "wav2vec2-c":
+        from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+        Wav2Vec2Model(Wav2Vec2Config(**{**SMALL, "hidden_size": 768})).save_pretrained(tmp_path)
+    else:
+        heard_by_its_own_extractor(tmp_path, kind)
+    for rate in ("abc", None, 0):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": rate}))
+        message = refused(f"wav2vec2-c@{tmp_path}" if kind == "wav2vec2-c" else f"hf:{tmp_path}")
+        assert f"sampling_rate is a whole number of Hz above 0, found {rate!r}" in message
 
 
 def test_weights_after_at_and_unknown_words(model):

@@ -366,4 +366,30 @@ def test_a_model_in_the_user_s_own_cache_of_tensorflow_hub_is_used(models, tmp_p
     theirs = tmp_path / hashlib.sha1(b"https://tfhub.dev/a/b/1").hexdigest()
     theirs.symlink_to(models / "mixing")
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
-    assert load_encoder("tfhub:a/b/1").layers == {"embedding": 100}
+    encoder = load_encoder("tfhub:a/b/1")
+    assert encoder.layers == {"embedding": 100}
+    assert encoder.weights_file == "a--b--1", "its folder has the name of a digest"
+
+
+@needs_tensorflow
+def test_a_row_of_a_module_names_its_weights(models):
+    """The column `weights` was empty beside `weights_kind` trained: the folder follows no `@`."""
+    for reference in (f"tfhub:{models}/mixing", f"tfhub:{models}/mixing/?rate=8000"):
+        encoder = load_encoder(reference)
+        assert (encoder.weights_file, encoder.weights_kind) == ("mixing", "trained")
+    assert load_encoder(f"vggish-tfhub@{models}/vggish").weights_file == "vggish"
+
+
+@needs_tensorflow
+def test_loading_a_module_leaves_nothing_in_the_home_folder(models, tmp_path):
+    """The worker's libraries left ~/.keras/keras.json and ~/.cache/matplotlib, and read their settings there."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("EVAR_", "XDG_", "KERAS", "MPL"))}
+    code = "import sys, evar; evar.load_encoder(sys.argv[1])"
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", code, f"tfhub:{models}/mixing"]
+    subprocess.run(command, env=kept | {"HOME": str(home)}, cwd=tmp_path, check=True)
+    others = [file for file in home.rglob("*") if file.is_file() and home / ".cache" / "evar" not in file.parents]
+    assert others == []
+    assert sorted(file.name for file in home.iterdir()) == [".cache"]
+    assert [file.name for file in (home / ".cache").iterdir()] == ["evar"]

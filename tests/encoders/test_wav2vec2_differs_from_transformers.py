@@ -1,5 +1,7 @@
 """wav2vec 2.0 and HuBERT must give what transformers gives for a single clip, layer by layer, from the same folder."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,47 @@ def test_the_four_entries_pool_as_published(tmp_path):
     assert context.trained_on == ("librispeech",)
     with pytest.raises(EvarError, match=r"hidden_size should be 1024, is 768: give wav2vec2-f@"):
         load_encoder(f"wav2vec2-f-large@{tmp_path / 'base'}")
+
+
+KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "_unknown_", "_silence_"]
+"""The labels of keyword spotting in SUPERB: Speech Commands."""
+
+
+def change_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_fine_tuned_model_says_what_its_head_was_trained_on(tmp_path):
+    """A keyword spotter had ("librispeech",) as wav2vec2-c and () as hf: neither was flagged on Speech Commands."""
+    saved(tmp_path, "Wav2Vec2", {}, dims=SIZED)
+    assert load_encoder(f"hf:{tmp_path}").trained_on == ()
+    change_config(tmp_path, id2label=dict(enumerate(KEYWORDS)), label2id={word: i for i, word in enumerate(KEYWORDS)})
+    assert load_encoder(f"wav2vec2-c@{tmp_path}").trained_on == ("librispeech", "speech-commands")
+    assert load_encoder(f"hf:{tmp_path}").trained_on == ("speech-commands",)
+    change_config(tmp_path, _name_or_path="facebook/wav2vec2-base")
+    assert load_encoder(f"hf:{tmp_path}").trained_on == ("librispeech", "speech-commands")
+    assert load_encoder(f"hf:{tmp_path}", trained_on=["esc50"]).trained_on == ("esc50",)
+
+
+def test_a_large_model_is_libri_lights_only_where_that_is_known(tmp_path, monkeypatch):
+    """XLSR has that size too, and was trained on other speech."""
+    from evar.encoders import wav2vec2
+
+    folder = tmp_path / "xlsr"
+    large = {**SIZED, "hidden_size": 1024, "intermediate_size": 16}
+    saved(folder, "Wav2Vec2", LAYER_NORM, dims=large)
+    unknown = load_encoder(f"wav2vec2-c-large@{folder}")
+    assert unknown.trained_on == ()
+    change_config(folder, _name_or_path="facebook/wav2vec2-large-960h-lv60-self")
+    assert load_encoder(f"wav2vec2-c-large@{folder}").trained_on == ("libri-light", "librispeech")
+    change_config(folder, _name_or_path="facebook/wav2vec2-large-xlsr-53")
+    assert load_encoder(f"wav2vec2-f-large@{folder}").trained_on == ()
+    monkeypatch.setitem(wav2vec2.ENCODERS["wav2vec2-f-large"]["source"], "sha256", unknown.weights_sha256)
+    assert load_encoder(f"wav2vec2-f-large@{folder}").trained_on == ("libri-light",)
+    folder.rename(tmp_path / "facebook--wav2vec2-large-lv60")
+    found = load_encoder(f"wav2vec2-c-large@{tmp_path / 'facebook--wav2vec2-large-lv60'}")
+    assert found.trained_on == ("libri-light",)
 
 
 def test_large_is_exact_under_padding():

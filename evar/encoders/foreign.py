@@ -68,7 +68,7 @@ def checked_rate(model: Any, spec: str) -> int:
     try:
         whole = int(rate)
         right = whole == rate and whole > 0 and not isinstance(rate, bool)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         right = False
     if not right:
         raise EvarError(f"{spec}: sample_rate is a whole number of Hz above 0, found {rate!r}")

@@ -180,7 +180,7 @@ class DependsOnWhatElseIsWanted(BadSecondLayer):
 class WithToken(Energy):
     """Sound: each clip has a token of its own, the default embedding."""
 
-    default_pooling = "cls"
+    default_pooling, summary_layers = "cls", ("energy",)
 
     def _token(self, features, valid):
         inside = torch.arange(features.shape[1]) < valid[:, None]

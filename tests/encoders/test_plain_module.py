@@ -154,6 +154,11 @@ BROKEN = {
         "sample_rate = 0.5",
         "sample_rate is a whole number of Hz above 0, found 0.5",
     ),
+    "a rate without end": (
+        "sample_rate = 16000",
+        "sample_rate = float('inf')",
+        "sample_rate is a whole number of Hz above 0, found inf",
+    ),
     "one value": (VECTOR, "return wav.mean(1)", r"gives the shape \[2\]: expected \[2, D\], one vector per clip, or"),
     "images": (VECTOR, f"return {CONV}[:, None]", r"gives the shape \[2, 1, 12, 98\]"),
     "time last": (VECTOR, f"return {CONV}", r"depends on the clip's length: \[12, 98\] for 1 s, \[12, 498\] for 5 s"),

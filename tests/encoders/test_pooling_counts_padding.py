@@ -40,7 +40,7 @@ def test_one_frame_has_no_deviation():
 
 def test_nan_in_padding_is_not_seen():
     rows = [[1.0, math.nan], [1.0, 2.0]]
-    for pooling in POOLINGS:
+    for pooling in set(POOLINGS) - {"cls"}:  # which is no pooling of frames
         assert torch.isfinite(pool(frames(rows, [1, 2]), pooling)).all()
 
 

@@ -86,12 +86,14 @@ def test_a_file_of_ours_comes_back(tmp_path):
 def test_the_published_file_is_known_by_its_digest(tmp_path, monkeypatch):
     path = tmp_path / "vggish-10086976.pth"
     torch.save(port_state(1), path)
+    entries = list_encoders()
+    assert "expected 288567937 bytes" in refused(f"vggish@{path}")
+    monkeypatch.setitem(entries["vggish"].source, "bytes", path.stat().st_size)
     for spec in (path, tmp_path):  # the file, and the folder that holds it
         message = refused(f"vggish@{spec}")
         assert "vggish-10086976.pth is named as the published weights of vggish, but is damaged" in message
         assert "expected sha256 10086976" in message
         assert "evar weights fetch vggish" in message
-    entries = list_encoders()
     for name in VARIANTS:
         source = entries[name].source
         assert len(source["sha256"]) == 64

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -137,7 +135,7 @@ def test_more_steps_go_on_where_it_stopped(whole, corpus, tmp_path):
 def test_a_signal_ends_the_run_after_the_step_in_hand(number, whole, corpus, tmp_path):
     def at(step):
         if step.step == 4:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     before = signal.getsignal(number)
     outcome = run(corpus, tmp_path / "run", on_step=at, checkpoint_every=None)
@@ -150,10 +148,8 @@ def test_a_signal_ends_the_run_after_the_step_in_hand(number, whole, corpus, tmp
 
 def test_a_second_signal_acts_at_once(corpus, tmp_path):
     def twice(step):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)  # handled before it returns; os.kill may reach another thread, and late
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run(corpus, tmp_path / "run", on_step=twice)

@@ -151,8 +151,12 @@ def test_a_second_signal_acts_at_once(corpus, tmp_path):
         signal.raise_signal(signal.SIGINT)  # handled before it returns; os.kill may reach another thread, and late
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(corpus, tmp_path / "run", on_step=twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, tmp_path / "run", on_step=twice)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_max_hours_counts_anew_with_each_call(corpus, tmp_path):

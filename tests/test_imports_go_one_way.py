@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "evar"
-BASE = {"errors", "files", "extras", "download"}
+BASE = {"errors", "files", "extras", "download", "events"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "extras": {"errors"},
     "download": {"errors", "files"},
+    "events": set(),
     "datasets": BASE,
     "audio": BASE,
     "encoders": BASE | {"audio"},

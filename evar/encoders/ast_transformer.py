@@ -31,7 +31,12 @@ ENCODERS = {
         "weights": "required",
         "options": {"patches": "mean", "config": None},
         "small": {
-            "config": {"hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 64, "frequency_stride": 56}
+            "config": {
+                "hidden_size": 48,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "frequency_stride": 56,
+            },
         },
         "source": {
             "hf": "MIT/ast-finetuned-audioset-10-10-0.4593",
@@ -43,25 +48,11 @@ ENCODERS = {
         },
     },
     "ast-fusion": {
+        "like": "ast",
         "class": "AstFusion",
-        "sample_rate": 16000,
         "dim": 18432,
-        "extra": None,
-        "trained_on": ["audioset"],
         "title": "AST, layers 5 and 12 fused (EUSIPCO 2022), 18432-d",
-        "weights": "required",
         "options": {"patches": "concat", "config": None},
-        "small": {
-            "config": {"hidden_size": 48, "num_attention_heads": 2, "intermediate_size": 64, "frequency_stride": 56}
-        },
-        "source": {
-            "hf": "MIT/ast-finetuned-audioset-10-10-0.4593",
-            "file": "model.safetensors",
-            "bytes": 346404948,
-            "sha256": "ae0c1e2ad4e1381d851fa9bf298ba13ebc9c5a914cdee2dbe427a6583869924d",
-            "licence": "BSD-3-Clause",
-            "note": "a folder: config.json, model.safetensors, preprocessor_config.json",
-        },
     },
 }
 

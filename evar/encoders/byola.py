@@ -15,6 +15,7 @@ from evar.encoders.base import Encoder, Frames
 from evar.encoders.inputs import checked_normalization
 from evar.encoders.logmel import FRONT_END, HOP_MS, SAMPLE_RATE
 from evar.encoders.pooling import frame_times
+from evar.encoders.registry import list_encoders
 from evar.encoders.weights import load_by_name, read_weights
 from evar.errors import EvarError, unknown
 
@@ -39,36 +40,6 @@ ENCODERS = {
         "weights": "optional",
         "options": {"d": 512, "filterbank": None},
     },
-    "byola-v1-1024": {
-        "class": "ByolaV1",
-        "sample_rate": 16000,
-        "dim": 1024,
-        "extra": None,
-        "trained_on": [],
-        "title": "BYOL-A (IJCNN 2021), 1024-d",
-        "weights": "required",
-        "options": {"d": 1024, "filterbank": None},
-    },
-    "byola-v1-2048": {
-        "class": "ByolaV1",
-        "sample_rate": 16000,
-        "dim": 2048,
-        "extra": None,
-        "trained_on": [],
-        "title": "BYOL-A (IJCNN 2021), 2048-d",
-        "weights": "required",
-        "options": {"d": 2048, "filterbank": None},
-    },
-    "byola-v2-2048": {
-        "class": "ByolaV2",
-        "sample_rate": 16000,
-        "dim": 2048,
-        "extra": None,
-        "trained_on": [],
-        "title": "BYOL-A v2 with half the global features, 2048-d (pre-training preset v2-small)",
-        "weights": "required",
-        "options": {"d": 2048, "filterbank": None},
-    },
     "byola-v2": {
         "class": "ByolaV2",
         "sample_rate": 16000,
@@ -78,6 +49,26 @@ ENCODERS = {
         "title": "BYOL-A (TASLP 2023), local and global features, 3072-d",
         "weights": "required",
         "options": {"d": 3072, "filterbank": None},
+    },
+    "byola-v1-1024": {
+        "like": "byola-v1-512",
+        "dim": 1024,
+        "title": "BYOL-A (IJCNN 2021), 1024-d",
+        "weights": "required",
+        "options": {"d": 1024, "filterbank": None},
+    },
+    "byola-v1-2048": {
+        "like": "byola-v1-512",
+        "dim": 2048,
+        "title": "BYOL-A (IJCNN 2021), 2048-d",
+        "weights": "required",
+        "options": {"d": 2048, "filterbank": None},
+    },
+    "byola-v2-2048": {
+        "like": "byola-v2",
+        "dim": 2048,
+        "title": "BYOL-A v2 with half the global features, 2048-d (pre-training preset v2-small)",
+        "options": {"d": 2048, "filterbank": None},
     },
 }
 
@@ -280,13 +271,13 @@ def fitting_preset(state: Mapping[str, Tensor]) -> str | None:
     if shapes.get("features.0.weight") != (CHANNELS, 1, 3, 3):
         return None
     blocks = 3 if "features.8.weight" in shapes else 2
-    for name, keys in ENCODERS.items():
-        if keys["weights"] == "bundled":  # takes no file
+    for name, entry in list_encoders().items():
+        if entry.module != __name__ or entry.weights == "bundled":  # which takes no file
             continue
-        d = keys["options"].get("d")
-        local, hidden, out = (512, d, d) if keys["class"] == "ByolaV1" else (1024, 2048, (d or 0) - 1024)
+        d = entry.options["d"]
+        local, hidden, out = (512, d, d) if entry.class_name == "ByolaV1" else (1024, 2048, d - 1024)
         fits = shapes.get("fc.0.weight") == (hidden, local) and shapes.get("fc.3.weight") == (out, hidden)
-        if d and fits and blocks == (3 if keys["class"] == "ByolaV1" else 2):
+        if fits and blocks == (3 if entry.class_name == "ByolaV1" else 2):
             return name
     return None
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from evar.encoders.fingerprint import foreign_source
+from evar.encoders.inputs import checked_rate
 from evar.errors import EvarError
 
 SHORTEST_MS = (10, 25, 50, 100, 250, 500, 1000, 2000)
@@ -60,19 +61,12 @@ def calling(what: str) -> Iterator[None]:
         raise EvarError(f"{what}: {type(error).__name__}: {reason} (EVAR_TRACEBACK=1 shows where)") from error
 
 
-def checked_rate(model: Any, spec: str) -> int:
+def declared_rate(model: Any, spec: str) -> int:
     """The model's `sample_rate` in Hz, or EvarError."""
     rate = getattr(model, "sample_rate", None)
     if rate is None:
         raise EvarError(f"{spec}: the model has no sample_rate: set it in Hz, as in self.sample_rate = 16000")
-    try:
-        whole = int(rate)
-        right = whole == rate and whole > 0 and not isinstance(rate, bool)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        right = False
-    if not right:
-        raise EvarError(f"{spec}: sample_rate is a whole number of Hz above 0, found {rate!r}")
-    return whole
+    return checked_rate(rate, f"{spec}: sample_rate")
 
 
 def declared_corpora(model: Any, spec: str) -> tuple[str, ...]:

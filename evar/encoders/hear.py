@@ -25,8 +25,8 @@ from evar.encoders.base import CLIP, Encoder, Frames
 from evar.encoders.fingerprint import state_digest
 from evar.encoders.foreign import (
     calling,
-    checked_rate,
     declared_corpora,
+    declared_rate,
     finite_floats,
     import_own,
     model_source,
@@ -91,7 +91,7 @@ class HearModule(Encoder):
     ) -> None:
         super().__init__()
         self.name = spec
-        self.sample_rate = checked_rate(model, spec)
+        self.sample_rate = declared_rate(model, spec)
         self.trained_on = declared_corpora(model, spec)
         self.module, self.model = module, model  # a torch module registers itself: moved, frozen, digested
         networks = [model] if isinstance(model, nn.Module) else _inner_networks(model)

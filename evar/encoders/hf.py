@@ -23,7 +23,6 @@ from evar.encoders.huggingface import (
     LoadedModel,
     build,
     changed,
-    checked_rate,
     class_of,
     config_facts,
     extractor_facts,
@@ -35,6 +34,7 @@ from evar.encoders.huggingface import (
     required_preprocessing,
     silent,
 )
+from evar.encoders.inputs import checked_rate
 from evar.encoders.pooling import frame_times
 from evar.encoders.wav2vec2 import Wav2Vec2, blocks_of, hidden_states, unchanged
 from evar.errors import EvarError
@@ -173,7 +173,7 @@ class HfFeatures(Encoder):
             model = model.get_encoder()
         self.model, self.name = model, f"hf-{config.model_type}"
         self.extractor = extractor
-        self.sample_rate = checked_rate(extractor.sampling_rate, label)
+        self.sample_rate = checked_rate(extractor.sampling_rate, f"{label}: sampling_rate")
         self.settings = {"config": config_facts(config), "extractor": extractor_facts(extractor)}
         self.input_name = model.main_input_name
         self.n_blocks = len(blocks_of(model, label))

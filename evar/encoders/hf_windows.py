@@ -20,11 +20,11 @@ from evar.encoders.base import Encoder, Frames
 from evar.encoders.huggingface import (
     LoadedModel,
     build,
-    checked_rate,
     config_facts,
     extractor_facts,
     feature_extractor,
 )
+from evar.encoders.inputs import checked_rate
 from evar.encoders.pooling import frame_times
 from evar.encoders.wav2vec2 import blocks_of, hidden_states
 from evar.errors import EvarError
@@ -51,7 +51,7 @@ class Whisper(Encoder):
         self.model, self.name, config = loaded.model.get_encoder(), "hf-whisper", loaded.config
         self.extractor = extractor
         self.extractor.dither = 0.0  # random, and meant for training
-        self.sample_rate = checked_rate(extractor.sampling_rate, label)
+        self.sample_rate = checked_rate(extractor.sampling_rate, f"{label}: sampling_rate")
         self.frame_samples = 2 * int(extractor.hop_length)  # the second convolution has stride 2
         self.window_samples = self.frame_samples * int(config.max_source_positions)
         if (int(extractor.n_samples), int(extractor.feature_size)) != (self.window_samples, int(config.num_mel_bins)):
@@ -106,7 +106,7 @@ class Clap(Encoder):
         super().__init__()
         self.model, self.name, config = loaded.model, "hf-clap", loaded.config
         self.extractor = extractor
-        self.sample_rate = checked_rate(extractor.sampling_rate, label)
+        self.sample_rate = checked_rate(extractor.sampling_rate, f"{label}: sampling_rate")
         self.window_samples = int(extractor.nb_max_samples)
         if self.window_samples < 1:
             raise EvarError(f"{label}: its feature extractor reads windows of {self.window_samples} samples")

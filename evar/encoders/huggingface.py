@@ -26,6 +26,7 @@ from torch import Tensor
 
 from evar.encoders.fingerprint import foreign_source
 from evar.encoders.hub import WEIGHTS_FILES, fetch_model, find_folder
+from evar.encoders.inputs import checked_rate
 from evar.encoders.weights import read_weights
 from evar.errors import EvarError, unknown
 
@@ -35,7 +36,6 @@ __all__ = [
     "LoadedModel",
     "build",
     "changed",
-    "checked_rate",
     "class_of",
     "config_facts",
     "extractor_facts",
@@ -228,20 +228,8 @@ def preprocessing(folder: Path | None, label: str) -> dict[str, Any]:
     else:
         return {}
     if "sampling_rate" in settings:
-        checked_rate(settings["sampling_rate"], f"{label}: {path}")
+        checked_rate(settings["sampling_rate"], f"{label}: {path}: sampling_rate")
     return settings
-
-
-def checked_rate(rate: Any, where: str) -> int:
-    """The sampling rate of a feature extractor in Hz; EvarError, beginning with `where`, for what is none."""
-    try:
-        whole = int(rate)
-        right = whole == rate and whole > 0 and not isinstance(rate, bool)
-    except (TypeError, ValueError, OverflowError):
-        right = False
-    if not right:
-        raise EvarError(f"{where}: sampling_rate is a whole number of Hz above 0, found {rate!r}: correct the file")
-    return whole
 
 
 def required_preprocessing(folder: Path, label: str) -> dict[str, Any]:

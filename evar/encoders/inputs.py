@@ -49,6 +49,18 @@ def checked_audio(
     return wav, lengths, single
 
 
+def checked_rate(rate: Any, what: str) -> int:
+    """A sample rate in Hz as a whole number above 0; EvarError that begins with `what` (who says it) for anything else."""
+    try:
+        whole = int(rate)
+        right = whole == rate and whole > 0 and not isinstance(rate, bool)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        right = False
+    if not right:
+        raise EvarError(f"{what} is a whole number of Hz above 0, found {rate!r}")
+    return whole
+
+
 def checked_normalization(stats: Mapping[str, float], label: str) -> dict[str, float]:
     """{"mean": float, "std": float} with a positive std, or EvarError."""
     try:

@@ -21,7 +21,8 @@ from torch.nn import functional
 from evar.audio.mel import LogMel
 from evar.encoders.base import CLIP, Encoder, Frames
 from evar.encoders.pooling import frame_times, pool
-from evar.encoders.weights import Weights, load_by_name, read_weights
+from evar.encoders.registry import list_encoders
+from evar.encoders.weights import Weights, array_types, load_by_name, read_weights
 from evar.errors import EvarError
 
 ENCODERS = {
@@ -46,15 +47,10 @@ ENCODERS = {
         },
     },
     "cnn14-16k": {
+        "like": "cnn14",
         "class": "Cnn14At16k",
         "sample_rate": 16000,
-        "dim": 2048,
-        "extra": None,
-        "trained_on": ["audioset"],
         "title": "PANNs CNN14 (TASLP 2020), 16 kHz, 2048-d: the model of the published tables",
-        "weights": "required",
-        "options": {"width": 64},
-        "small": {"width": 4},
         "source": {
             "url": "https://zenodo.org/records/3987831/files/Cnn14_16k_mAP%3D0.438.pth?download=1",
             "file": "Cnn14_16k_mAP=0.438.pth",
@@ -66,15 +62,10 @@ ENCODERS = {
         },
     },
     "cnn14-fusion": {
+        "like": "cnn14-16k",
         "class": "Cnn14Fusion",
-        "sample_rate": 16000,
         "dim": 6144,
-        "extra": None,
-        "trained_on": ["audioset"],
         "title": "PANNs CNN14, blocks 3 and 6 fused (EUSIPCO 2022), 16 kHz, 6144-d",
-        "weights": "required",
-        "options": {"width": 64},
-        "small": {"width": 4},
         "source": {
             "url": "https://zenodo.org/records/3987831/files/Cnn14_16k_mAP%3D0.438.pth?download=1",
             "file": "Cnn14_16k_mAP=0.438.pth",
@@ -167,12 +158,12 @@ class Cnn14(Encoder):
         if weights is None:
             return encoder
         # The 16 kHz file also holds the state of its training sampler, arrays of whole numbers: data, no code.
-        with torch.serialization.safe_globals(_whole_number_arrays()):
+        with torch.serialization.safe_globals(array_types("i8")):
             found = read_weights(weights)
         encoder._check_origin(found)
         load_by_name(encoder.network, found, cls.name, "the file is no CNN14 of PANNs")
         encoder.weights_kind, encoder.weights_sha256 = "trained", found.sha256
-        encoder.trained_on = tuple(found.metadata.get("trained_on") or ENCODERS[cls.name]["trained_on"])
+        encoder.trained_on = tuple(found.metadata.get("trained_on") or list_encoders()[cls.name].trained_on)
         return encoder
 
     def _check_origin(self, found: Weights) -> None:
@@ -182,7 +173,7 @@ class Cnn14(Encoder):
         if found.sha256 in LOOK_ALIKES:
             raise EvarError(
                 f"{found.path} is {LOOK_ALIKES[found.sha256]}, a network with CNN14's tensors and another head:"
-                f" expected {ENCODERS[self.name]['source']['file']}"
+                f" expected {list_encoders()[self.name].source['file']}"
             )
         ours = {MEL_KEY: self.front_end._mel, STFT_KEY: self.front_end._window}
         for key, expected in ours.items():
@@ -361,12 +352,6 @@ def _import_without(name: str, *arguments: Any, **named: Any) -> Any:
     if name.partition(".")[0] in ("matplotlib", "torchlibrosa"):
         return _LeftOut(name)
     return __import__(name, *arguments, **named)
-
-
-def _whole_number_arrays() -> list[Any]:
-    """What `weights_only` needs to be told to read numpy arrays of int64, under NumPy 1's name and NumPy 2's."""
-    rebuild = np.empty(0).__reduce__()[0]
-    return [rebuild, (rebuild, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, np.dtypes.Int64DType]
 
 
 def _n_fft(sample_rate: int) -> int:

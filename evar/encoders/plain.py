@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from evar.encoders.base import CLIP, Encoder, Frames
 from evar.encoders.foreign import (
     calling,
-    checked_rate,
     declared_corpora,
+    declared_rate,
     finite_floats,
     model_source,
     probe_noise,
@@ -98,7 +98,7 @@ class PlainModule(Encoder):
 
     def __init__(self, module: nn.Module, weights: str | None = None, options: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.sample_rate = checked_rate(module, self.spec)
+        self.sample_rate = declared_rate(module, self.spec)
         self.trained_on = declared_corpora(module, self.spec)
         if weights is not None:
             found = read_weights(weights)

@@ -135,8 +135,6 @@ def load_encoder(
         parsed = _with_weights(parse(spec), weights)
         encoder = _random(parsed, options) if parsed.scheme == "random" else _build(parsed, options)
         encoder.label = parsed.label
-        if parsed.weights and parsed.scheme != "random":
-            encoder.weights_file = Path(parsed.weights).name
     else:
         encoder = _from_object(spec, weights, options)
     return encoder.to(target).eval()
@@ -159,14 +157,22 @@ def _shipped() -> tuple[dict[str, Entry], dict[str, Scheme]]:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         module = f"evar.encoders.{path.stem}"
         for kind, literal in _LITERALS.findall(path.read_text(encoding="utf-8")):
-            for name, keys in ast.literal_eval(literal).items():
-                keys = dict(keys)
+            declared = ast.literal_eval(literal)
+            for name in declared:
+                keys = _whole(name, declared)
                 class_name = keys.pop("class")
                 if kind == "SCHEMES":
                     schemes[name] = Scheme(name, class_name, module, **keys)
                 else:
                     entries[name] = Entry(name, class_name, module, trained_on=tuple(keys.pop("trained_on")), **keys)
     return dict(sorted(entries.items())), dict(sorted(schemes.items()))
+
+
+def _whole(name: str, declared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """An entry's keys, with those that it takes over from the entry of the same file that it is `like`."""
+    keys = dict(declared[name])
+    like = keys.pop("like", None)
+    return keys if like is None else {**_whole(like, declared), **keys}
 
 
 def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
@@ -207,11 +213,14 @@ def _referred(parsed: EncoderName, options: dict[str, Any], random: bool = False
     with _extra(scheme.name + ":", scheme.extra):
         cls = getattr(importlib.import_module(scheme.module), scheme.class_name)
         try:
-            return cls.from_reference(parsed.name, parsed.weights, random=random, **options)
+            encoder = cls.from_reference(parsed.name, parsed.weights, random=random, **options)
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
             raise EvarError(f"{parsed.label}: {str(error).partition(' ')[2]}") from None
+    if parsed.weights:
+        encoder.weights_file = Path(parsed.weights).name
+    return encoder
 
 
 def _random(parsed: EncoderName, options: dict[str, Any]) -> Encoder:

@@ -47,15 +47,11 @@ ENCODERS = {
         },
     },
     "trill-tfhub": {
+        "like": "vggish-tfhub",
         "class": "TrillTfHub",
-        "sample_rate": 16000,
         "dim": 12288,
-        "extra": "tfhub",
         "trained_on": ["audioset"],
         "title": "TRILL (Interspeech 2020), Google's module of TensorFlow Hub, layer19 12288-d (embedding 512-d)",
-        "weights": "required",
-        "untrained": False,
-        "options": {},
         "source": {
             "tfhub": "https://tfhub.dev/google/nonsemantic-speech-benchmark/trill/3",
             "note": "a SavedModel; its page names no licence or checksum",
@@ -216,7 +212,7 @@ class VggishTfHub(TfHubModule):
 class TrillTfHub(TfHubModule):
     """TRILL (Shor et al., Interspeech 2020, arXiv 2002.12764) as published on TensorFlow Hub, trained on AudioSet.
 
-    Layers `layer19`, 12288-d, which the paper found the better one and the default here, and `embedding`, 512-d. Their
+    Layers `layer19`, 12288-d, the default here, and `embedding`, 512-d. Their
     hop is not published; it is measured when the module is loaded. Pooling as in the published rows: max + mean.
     """
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evar.audio.mel import LogMel
 from evar.encoders.base import Encoder, Frames
 from evar.encoders.pooling import frame_times
-from evar.encoders.weights import load_by_name, read_weights
+from evar.encoders.weights import array_types, load_by_name, read_weights
 from evar.errors import EvarError, unknown
 
 ENCODERS = {
@@ -43,61 +43,23 @@ ENCODERS = {
         },
     },
     "vggish-relu": {
+        "like": "vggish",
         "class": "VggishRelu",
-        "sample_rate": 16000,
-        "dim": 128,
-        "extra": None,
-        "trained_on": ["youtube-8m"],
         "title": "VGGish (2017) as in the PyTorch port, with a final ReLU, 128-d",
-        "weights": "required",
-        "options": {"postprocess": None, "pca_params": None, "width": 64},
-        "small": {"width": 4},
-        "source": {
-            "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
-            "file": "vggish-10086976.pth",
-            "bytes": 288567937,
-            "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
-            "licence": "Apache-2.0",
-            "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",
-        },
     },
     "vggish-4k": {
+        "like": "vggish",
         "class": "Vggish4k",
-        "sample_rate": 16000,
         "dim": 4096,
-        "extra": None,
-        "trained_on": ["youtube-8m"],
         "title": "VGGish (2017), the layer before the last, 4096-d",
-        "weights": "required",
         "options": {"width": 64},
-        "small": {"width": 4},
-        "source": {
-            "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
-            "file": "vggish-10086976.pth",
-            "bytes": 288567937,
-            "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
-            "licence": "Apache-2.0",
-            "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",
-        },
     },
     "vggish-fusion": {
+        "like": "vggish",
         "class": "VggishFusion",
-        "sample_rate": 16000,
         "dim": 4096,
-        "extra": None,
-        "trained_on": ["youtube-8m"],
         "title": "VGGish (2017), layers 10 and 15 fused (EUSIPCO 2022), 4096-d",
-        "weights": "required",
         "options": {"width": 64},
-        "small": {"width": 4},
-        "source": {
-            "url": "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
-            "file": "vggish-10086976.pth",
-            "bytes": 288567937,
-            "sha256": "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
-            "licence": "Apache-2.0",
-            "note": "the PyTorch port's copy of the TensorFlow weights; the licence is that of the repository",
-        },
     },
 }
 
@@ -209,7 +171,7 @@ class Vggish(Encoder):
         encoder = cls(**options)
         if weights is None:
             return encoder
-        published = Path(weights).expanduser() / ENCODERS[cls.name]["source"]["file"]
+        published = Path(weights).expanduser() / ENCODERS["vggish"]["source"]["file"]
         found = read_weights(published if published.is_file() else weights)
         written_for = found.metadata.get("encoder", cls.name)
         if written_for not in ENCODERS:
@@ -304,7 +266,7 @@ def read_pca(path: str | Path) -> tuple[Tensor, Tensor]:
                 content = {name: archive[name] for name in archive.files}
         else:
             # Plain arrays beside tensors: still no code. The warnings are about old pickle protocols.
-            with torch.serialization.safe_globals(_array_types()), warnings.catch_warnings():
+            with torch.serialization.safe_globals(array_types("f4", "f8")), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
@@ -329,14 +291,6 @@ def read_pca(path: str | Path) -> tuple[Tensor, Tensor]:
     if not (np.isfinite(vectors).all() and np.isfinite(means).all()):
         raise EvarError(f"PCA file {path} holds NaN or infinity: it is damaged")
     return torch.from_numpy(vectors.copy()), torch.from_numpy(means.reshape(DIM).copy())
-
-
-def _array_types() -> list:
-    """What a pickled array of float numbers names, under numpy 1 and 2."""
-    rebuild = np.zeros(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ("f4", "f8")]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
-    return [np.ndarray, np.dtype, *dtypes, *((rebuild, f"{module}._reconstruct") for module in modules)]
 
 
 def _network(width: int, final_relu: bool) -> tuple[nn.Sequential, nn.Sequential]:

@@ -24,6 +24,7 @@ from evar.encoders.base import Encoder, Frames
 from evar.encoders.hf_corpora import known_corpora, labelled_corpora, merged
 from evar.encoders.huggingface import LoadedModel, config_facts, load_model, preprocessing, silent
 from evar.encoders.pooling import frame_times
+from evar.encoders.registry import list_encoders
 from evar.errors import EvarError
 
 ENCODERS = {
@@ -42,7 +43,7 @@ ENCODERS = {
                 "intermediate_size": 64,
                 "conv_dim": [32, 32, 32, 32, 32, 32, 512],
                 "num_conv_pos_embeddings": 16,
-            }
+            },
         },
         "source": {
             "hf": "facebook/wav2vec2-base",
@@ -53,47 +54,16 @@ ENCODERS = {
         },
     },
     "wav2vec2-c": {
+        "like": "wav2vec2-f",
         "class": "Wav2Vec2C",
-        "sample_rate": 16000,
         "dim": 768,
-        "extra": None,
-        "trained_on": ["librispeech"],
         "title": "wav2vec 2.0 base (NeurIPS 2020), context network, 768-d",
-        "weights": "required",
-        "options": {"config": None},
-        "small": {
-            "config": {
-                "num_hidden_layers": 2,
-                "intermediate_size": 64,
-                "conv_dim": [32, 32, 32, 32, 32, 32, 512],
-                "num_conv_pos_embeddings": 16,
-            }
-        },
-        "source": {
-            "hf": "facebook/wav2vec2-base",
-            "file": "pytorch_model.bin",
-            "bytes": 380267417,
-            "sha256": "3249fe98bfc62fcbc26067f724716a6ec49d12c4728a2af1df659013905dff21",
-            "licence": "Apache-2.0",
-        },
     },
     "wav2vec2-f-large": {
+        "like": "wav2vec2-f",
         "class": "Wav2Vec2FLarge",
-        "sample_rate": 16000,
-        "dim": 512,
-        "extra": None,
         "trained_on": ["libri-light"],
         "title": "wav2vec 2.0 large (LV-60k), convolutional feature encoder, 512-d",
-        "weights": "required",
-        "options": {"config": None},
-        "small": {
-            "config": {
-                "num_hidden_layers": 2,
-                "intermediate_size": 64,
-                "conv_dim": [32, 32, 32, 32, 32, 32, 512],
-                "num_conv_pos_embeddings": 16,
-            }
-        },
         "source": {
             "hf": "facebook/wav2vec2-large-lv60",
             "file": "pytorch_model.bin",
@@ -101,27 +71,10 @@ ENCODERS = {
         },
     },
     "wav2vec2-c-large": {
+        "like": "wav2vec2-f-large",
         "class": "Wav2Vec2CLarge",
-        "sample_rate": 16000,
         "dim": 1024,
-        "extra": None,
-        "trained_on": ["libri-light"],
         "title": "wav2vec 2.0 large (LV-60k), context network, 1024-d",
-        "weights": "required",
-        "options": {"config": None},
-        "small": {
-            "config": {
-                "num_hidden_layers": 2,
-                "intermediate_size": 64,
-                "conv_dim": [32, 32, 32, 32, 32, 32, 512],
-                "num_conv_pos_embeddings": 16,
-            }
-        },
-        "source": {
-            "hf": "facebook/wav2vec2-large-lv60",
-            "file": "pytorch_model.bin",
-            "sha256": "1d095321ee151b9cbeeb2f325d104bf1813b795c9bbbee58efcde34f701d0386",
-        },
     },
 }
 
@@ -285,7 +238,7 @@ class _Entry(Wav2Vec2):
         if weights is not None:
             encoder.weights_kind, encoder.weights_sha256 = "trained", loaded.sha256
             # Any base model counts as LibriSpeech's; large ones were pre-trained on other speech as often (XLSR).
-            sure = cls.expected is BASE or loaded.sha256 == ENCODERS[cls.entry]["source"]["sha256"]
+            sure = cls.expected is BASE or loaded.sha256 == list_encoders()[cls.entry].source["sha256"]
             known = known_corpora(str(weights), loaded.folder)
             encoder.trained_on = merged(cls.corpora if sure else (), known, labelled_corpora(loaded.config))
         return encoder

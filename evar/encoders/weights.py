@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -122,6 +123,17 @@ def write_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappi
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in sorted(state.items())}
     text = canonical_json({**metadata, "format": FORMAT})
     atomic_write(path, save(tensors, metadata={"evar": text}))
+
+
+def array_types(*dtypes: str) -> list[Any]:
+    """What `torch.serialization.safe_globals` needs for plain NumPy arrays of these dtypes ("f4", "i8") in a pickle.
+
+    Arrays of numbers are data, no code. They are named otherwise by NumPy 1 than by NumPy 2.
+    """
+    rebuild = np.empty(0).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    kinds = [type(np.dtype(dtype)) for dtype in dtypes]
+    return [np.ndarray, np.dtype, *kinds, *((rebuild, f"{module}._reconstruct") for module in modules)]
 
 
 def load_by_name(module: nn.Module, weights: Weights, label: str, hint: str = "") -> None:

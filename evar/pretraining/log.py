@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,26 @@ class Log:
         atomic_write(self.path, _lines([COLUMNS, *_kept(self.path, done)]))
         self._events = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            from evar.events import EventWriter
 
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+            now = time.time()
+            path = folder / "tensorboard" / f"events.out.tfevents.{time.time_ns()}.evar"
+            path.parent.mkdir(exist_ok=True)
+            self._stream = open(path, "xb", buffering=0)  # noqa: SIM115  open as long as the run
+            self._events = EventWriter(self._stream, now)
+            self._events.restart(now, done + 1)
 
     def add(self, **values: Any) -> None:
         """One row; every column is given."""
         append_bytes(self.path, _lines([[_text(values[name]) for name in COLUMNS]]))
         if self._events:
-            for name in COLUMNS[3:]:
-                self._events.add_scalar(f"pretrain/{name}", float(values[name]), values["step"])
+            scalars = {f"pretrain/{name}": float(values[name]) for name in COLUMNS[3:]}
+            self._events.scalars(time.time(), values["step"], scalars)
 
     def close(self) -> None:
-        """Write out what TensorBoard keeps back."""
+        """Close the events file."""
         if self._events:
-            self._events.close()
+            self._stream.close()
 
 
 def _kept(path: Path, done: int) -> list[list[str]]:

@@ -143,25 +143,20 @@ def _to_tensorboard(cells: pd.DataFrame, where: str) -> None:
     """
     import datetime
 
-    # EventFileWriter would import TensorFlow where there is one (10 s); its record format is all that is needed.
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.record_writer import RecordWriter
+    from evar.events import EventWriter
 
     for (encoder, layers, pooling), part in cells.groupby(["encoder", "layers", "pooling"]):
         rows = part.to_dict("records")
         moments = [datetime.datetime.fromisoformat(row["started_at"]).timestamp() for row in rows]
         folder = Path(where) / readable(f"{encoder} {layers} {pooling}")
         with atomic_writer(folder / f"events.out.tfevents.{int(min(moments))}.evar") as stream:
-            writer = RecordWriter(stream)
-            writer.write(Event(wall_time=min(moments), file_version="brain.Event:2").SerializeToString())
+            writer = EventWriter(stream, min(moments))
             for row, moment in zip(rows, moments, strict=True):
                 kind = "synthetic " if row["synthetic"] else ""
-                values = [
-                    Summary.Value(tag=f"{kind}{row['protocol']}/{row['task']}/{name}", simple_value=score)
-                    for name, score in _scores(row).items()
-                ]
-                writer.write(Event(wall_time=moment, step=0, summary=Summary(value=values)).SerializeToString())
+                scores = {
+                    f"{kind}{row['protocol']}/{row['task']}/{name}": score for name, score in _scores(row).items()
+                }
+                writer.scalars(moment, 0, scores)
 
 
 def _to_mlflow(cells: pd.DataFrame, where: str) -> None:

@@ -24,7 +24,6 @@ from evar.encoders.check import check_encoder
 from evar.errors import EvarError
 
 needs_tensorflow = pytest.mark.skipif(bool(extras.missing("tfhub")), reason="needs evar[tfhub]")
-WITH_TENSORFLOW = "tensorflow" in sys.modules
 
 BUILD = '''
 import sys
@@ -205,7 +204,14 @@ def test_a_talking_module_prints_nothing_here_and_its_arrays_stay_whole(models, 
         expected = torch.stack([wav[i, j * 7680 + 5 : j * 7680 + 12] for j in range(4)])
         assert torch.equal(features, expected)
     assert capfd.readouterr() == ("", "")
-    assert ("tensorflow" in sys.modules) == WITH_TENSORFLOW
+
+
+@needs_tensorflow
+def test_tensorflow_never_enters_the_process_that_asks(models):
+    """In a process of its own: whatever else ran in this one may have imported it."""
+    code = "import sys, torch; from evar.encoders import load_encoder; load_encoder(sys.argv[1]).encode(torch.zeros(1, 16000)); "
+    code += "assert not {'tensorflow', 'tensorflow_hub'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code, f"tfhub:{models / 'tuple'}"], check=True, timeout=120)
 
 
 @needs_tensorflow

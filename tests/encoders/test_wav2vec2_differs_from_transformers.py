@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evar.encoders import load_encoder
+from evar.encoders import list_encoders, load_encoder
 from evar.errors import EvarError
 
 SMALL = {
@@ -158,7 +158,6 @@ def test_a_fine_tuned_model_says_what_its_head_was_trained_on(tmp_path):
 
 def test_a_large_model_is_libri_lights_only_where_that_is_known(tmp_path, monkeypatch):
     """XLSR has that size too, and was trained on other speech."""
-    from evar.encoders import wav2vec2
 
     folder = tmp_path / "xlsr"
     large = {**SIZED, "hidden_size": 1024, "intermediate_size": 16}
@@ -169,7 +168,7 @@ def test_a_large_model_is_libri_lights_only_where_that_is_known(tmp_path, monkey
     assert load_encoder(f"wav2vec2-c-large@{folder}").trained_on == ("libri-light", "librispeech")
     change_config(folder, _name_or_path="facebook/wav2vec2-large-xlsr-53")
     assert load_encoder(f"wav2vec2-f-large@{folder}").trained_on == ()
-    monkeypatch.setitem(wav2vec2.ENCODERS["wav2vec2-f-large"]["source"], "sha256", unknown.weights_sha256)
+    monkeypatch.setitem(list_encoders()["wav2vec2-f-large"].source, "sha256", unknown.weights_sha256)
     assert load_encoder(f"wav2vec2-f-large@{folder}").trained_on == ("libri-light",)
     folder.rename(tmp_path / "facebook--wav2vec2-large-lv60")
     found = load_encoder(f"wav2vec2-c-large@{tmp_path / 'facebook--wav2vec2-large-lv60'}")

@@ -77,7 +77,8 @@ def grid(folder: Path, encoders: int, tasks: int, clips: int, classes: int) -> N
 def page(tmp_path: Path, **options) -> tuple[str, dict, list[str]]:
     """The page as text, its data, and what was warned about."""
     told: list[str] = []
-    write_report(tmp_path / "r.html", Options(results=str(tmp_path / "results"), **options), told.append)
+    folders = {"results": str(tmp_path / "results"), "embeddings": str(tmp_path / "embeddings")}
+    write_report(tmp_path / "r.html", Options(**(folders | options)), told.append)
     text = (tmp_path / "r.html").read_text("utf-8")
     return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]), told
 

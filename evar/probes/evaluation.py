@@ -138,7 +138,8 @@ def _outcomes(
     progress: Callable[[int, int], None] | None,
 ) -> list[Outcome]:
     """One outcome per fold of every plan, in order."""
-    from evar.probes.features import Features, exact_products
+    from evar.probes.features import Features
+    from evar.probes.products import exact_products
 
     training = np.unique(np.concatenate([fold.train for plan in plans for fold in plan]))
     with exact_products():

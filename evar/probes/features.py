@@ -6,7 +6,6 @@ the StandardScaler of each fold is applied on top of it, from that fold's traini
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -15,22 +14,12 @@ import numpy as np
 import torch
 
 from evar.errors import EvarError
+from evar.probes.products import product
 
 RESIDENT_BYTES = 1 << 30  # a larger matrix stays where it is and is read in chunks
 CHUNK_BYTES = 64 << 20
+CACHED_BYTES = 1 << 18  # rows that are read, scaled and summed while a processor's cache holds them
 SAMPLE = 4096  # training rows from which the principal axes are estimated
-
-
-@contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """float32 products in float32 on every device (no TF32), and the caller's setting afterwards."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class Features:
@@ -39,18 +28,18 @@ class Features:
     mean, scale: float64 [D], from the rows `training` (int64 indices). A feature that is constant there has scale 1.
     """
 
-    def __init__(self, X: Any, training: np.ndarray, device: str = "cpu", resident_bytes: int = RESIDENT_BYTES) -> None:
+    def __init__(self, X: Any, training: np.ndarray, device: str = "cpu") -> None:
         self.n, self.d = (int(size) for size in X.shape)
         self.device = torch.device(device)
-        self.resident = self.n * self.d * 4 <= resident_bytes
+        self.resident = self.n * self.d * 4 <= RESIDENT_BYTES
+        self.spare_bytes = (
+            0 if self.resident else RESIDENT_BYTES
+        )  # where it is streamed, its place is free for other things
         self.chunk = max(1, CHUNK_BYTES // (4 * self.d))
         self._training, self._X = training, X
         self.mean, self.scale = moments(self._raw(part) for part in self._parts(training))
         if self.resident:
-            everything = np.empty((self.n, self.d), np.float32)
-            for part in self._parts(np.arange(self.n)):
-                everything[part] = self._scaled(part)
-            self._X = torch.from_numpy(everything).to(self.device)
+            self._X = torch.from_numpy(self._scaled(np.arange(self.n))).to(self.device)
 
     def rows(self, indices: np.ndarray) -> torch.Tensor:
         """float32 [len(indices), D] on the device."""
@@ -59,10 +48,12 @@ class Features:
         return torch.from_numpy(self._scaled(indices)).to(self.device)
 
     def chunks(self, indices: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
-        """(position in `indices`, rows) in order, each at most 64 MiB."""
+        """(position in `indices`, rows) in order, each at most 64 MiB. Read only: rows in memory are not copied if in a row."""
         for start in range(0, len(indices), self.chunk):
             part = slice(start, min(start + self.chunk, len(indices)))
-            yield part, self.rows(indices[part])
+            some = indices[part]
+            ordered = self.resident and bool((np.diff(some) == 1).all())
+            yield part, self._X[some[0] : some[-1] + 1] if ordered else self.rows(some)
 
     @functools.cached_property
     def principal_axes(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +63,7 @@ class Features:
         """
         some = np.linspace(0, len(self._training) - 1, min(len(self._training), SAMPLE)).astype(np.int64)
         rows = self.rows(self._training[some])
-        variance, axes = torch.linalg.eigh(rows.T @ rows / len(rows))
+        variance, axes = torch.linalg.eigh(product(rows.T, rows) / len(rows))
         return axes, variance.clamp_min(0)
 
     def standardizer(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,14 +71,17 @@ class Features:
 
         A feature that is constant there keeps the scale of X, as in scikit-learn.
         """
-        mean, scale = moments((rows.cpu().numpy() for _, rows in self.chunks(indices)), 1.0 / self.scale)
+        size = max(1, CACHED_BYTES // (4 * self.d))
+        parts = (part.numpy() for _, rows in self.chunks(indices) for part in rows.cpu().split(size))
+        mean, scale = moments(parts, 1.0 / self.scale)
         return torch.from_numpy(mean).to(self.device), torch.from_numpy(scale).to(self.device)
 
     def _parts(self, indices: np.ndarray) -> Iterator[np.ndarray]:
-        return (indices[start : start + self.chunk] for start in range(0, len(indices), self.chunk))
+        size = max(1, CACHED_BYTES // (4 * self.d))
+        return (indices[start : start + size] for start in range(0, len(indices), size))
 
     def _raw(self, indices: np.ndarray) -> np.ndarray:
-        rows = np.array(self._X[indices], dtype=np.float32)
+        rows = np.asarray(self._X[indices], dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(rows.sum())
         if suspicious and not np.isfinite(rows).all():
@@ -97,9 +91,12 @@ class Features:
 
     def _scaled(self, indices: np.ndarray) -> np.ndarray:
         # float32 is enough: the difference of near numbers is exact, and a rounded mean or scale is the same for all rows
-        rows = self._raw(indices)
-        rows -= self.mean.astype(np.float32)
-        rows /= self.scale.astype(np.float32)
+        mean, scale = self.mean.astype(np.float32), self.scale.astype(np.float32)
+        rows, start = np.empty((len(indices), self.d), np.float32), 0
+        for part in self._parts(indices):
+            block = rows[start : start + len(part)]
+            np.divide(np.subtract(self._raw(part), mean, out=block), scale, out=block)
+            start += len(part)
         return rows
 
 

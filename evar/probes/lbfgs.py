@@ -5,6 +5,8 @@ A *problem* is one fold × strength (× label, where labels are independent). Pa
 the gradient. The line search needs neither: along a direction the logits are Z + a * ZD, so the slope of the convex
 objective is known at every step length a from the logits alone, and its root is found by safeguarded Newton steps, for
 all problems together. Converged problems leave, so later products are smaller.
+
+Where the logits are too many to hold, they are computed again block by block: the same numbers from twice the products.
 """
 
 from __future__ import annotations
@@ -15,11 +17,19 @@ from typing import Protocol as Interface
 
 import torch
 
+from evar.probes.cross_entropy import Loss, Problems
+
 HISTORY = 10
-BLOCK = 1 << 22  # logits that the element-wise passes handle at a time, to bound temporaries
+BLOCK = {
+    "cpu": 1 << 18,
+    "cuda": 1 << 25,
+}  # logits that the element-wise passes handle at a time: on a CPU, in its cache
+LEAST_ROWS = 32  # of a block, however many problems there are
 LEAST_SPREAD = 1e-2  # of 1 / K: saturated logits must not scale the next direction without bounds
 STALLED = 20  # iterations without a smaller gradient after which a problem that is good enough stops
 SLOPE = 0.5  # a step is taken when the slope has fallen to this share: exact enough, mostly at the first trial
+
+Residual = Callable[[torch.Tensor, slice], torch.Tensor]
 
 
 class Design(Interface):
@@ -28,40 +38,20 @@ class Design(Interface):
     n: int
     d: int
 
-    def logits(self, W: torch.Tensor, fold: torch.Tensor) -> torch.Tensor:
-        """[P, K, d] -> [P, K, n]; problem p uses the rows of fold[p] (ascending)."""
+    def logits(self, W: torch.Tensor, problems: Problems, out: torch.Tensor) -> None:
+        """[P, K, d] -> out [P, K, n]; each problem uses the rows of its fold."""
 
-    def gradient(
-        self, residual: Callable[[slice], torch.Tensor], fold: torch.Tensor, K: int, block: int
-    ) -> torch.Tensor:
-        """Sum over rows: residual(slice) [P, K, rows] times the rows -> [P, K, d]."""
+    def gradient(self, R: torch.Tensor, problems: Problems) -> torch.Tensor:
+        """Residuals [P, K, n] times the rows -> [P, K, d]."""
+
+    def blocks(self, W: torch.Tensor, problems: Problems) -> Iterator[tuple[slice, torch.Tensor]]:
+        """(rows, their logits [P, K, rows]), block by block."""
+
+    def gradient_by_blocks(self, W: torch.Tensor, residual: Residual, problems: Problems) -> torch.Tensor:
+        """The gradient at W of residuals that are computed block by block: residual(logits, rows) -> [P, K, rows]."""
 
     def spectrum(self, fold: torch.Tensor) -> torch.Tensor:
         """Mean square of each coordinate, [P, 1, d]: the Hessian is about this times a constant, plus the penalty."""
-
-
-@dataclass
-class Loss:
-    """Mean cross-entropy over the rows of non-zero weight.
-
-    targets: softmax: int64 [F, n]; sigmoid: float32 [F, n, L], problem p has label[p].
-    weights: float32 [F, n], summing to 1 in every fold. absent: bool [F, K], classes without a row (softmax only).
-    """
-
-    targets: torch.Tensor
-    weights: torch.Tensor
-    absent: torch.Tensor | None = None
-
-    def probabilities(self, z: torch.Tensor, fold: torch.Tensor) -> torch.Tensor:
-        """[P, K, rows] logits to probabilities, in place."""
-        if self.absent is None:
-            return z.sigmoid_()
-        return torch.softmax(z.masked_fill_(self.absent[fold][:, :, None], -torch.inf), 1)
-
-    def true(self, fold: torch.Tensor, label: torch.Tensor, rows: slice) -> torch.Tensor:
-        if self.absent is None:
-            return self.targets[fold, rows, label][:, None]
-        return self.targets[fold, rows][:, None]
 
 
 @dataclass
@@ -75,55 +65,57 @@ class Solution:
 
 @dataclass
 class _State:
-    """What belongs to the problems still at work; `keep` drops the others."""
+    """What belongs to the problems still at work; `keep` drops the others. penalty: float32 [P, 1, d], 0 for the intercept."""
 
     index: torch.Tensor
-    fold: torch.Tensor
-    label: torch.Tensor
+    problems: Problems
     penalty: torch.Tensor
     goal: torch.Tensor
     W: torch.Tensor
-    Z: torch.Tensor
     G: torch.Tensor
     spread: torch.Tensor
-    memory: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    logits: Held | Recomputed
+    memory: _Memory
 
     def keep(self, rows: torch.Tensor) -> None:
-        for name in ("index", "fold", "label", "penalty", "goal", "W", "Z", "G", "spread"):
+        for name in ("index", "problems", "penalty", "goal", "W", "G", "spread"):
             setattr(self, name, getattr(self, name)[rows])
-        self.memory = [tuple(part[rows] for part in pair) for pair in self.memory]
+        self.logits.keep(rows)
+        self.memory.keep(rows)
 
 
 def solve(
     design: Design,
     loss: Loss,
-    fold: torch.Tensor,
-    label: torch.Tensor,
+    problems: Problems,
     penalty: torch.Tensor,
     K: int,
     *,
     tolerance: float,
     strictness: torch.Tensor,
     max_iterations: int,
+    hold: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Solution:
-    """Minimise, for every problem p, mean cross-entropy over the rows of fold[p] + penalty[p] / 2 * ||W without intercept||^2.
+    """Minimise, for every problem p, mean cross-entropy over the rows of its fold + penalty[p] / 2 * ||W without intercept||^2.
 
-    fold, label: int64 [P], folds ascending; penalty: float64 [P].
+    penalty: float64 [P]. hold: keep two tensors of logits [P, K, n], or compute them block by block whenever needed.
     A problem has converged when its gradient's norm is below `tolerance` times the norm at W = 0. Work goes on to
     `tolerance` times strictness[p] (float64 [P], at most 1), or until the norm no longer falls: float32 has its limit.
     """
-    P, device = len(fold), penalty.device
-    zero = torch.zeros(P, K, design.d, device=device)
+    P, device = len(problems), penalty.device
+    W = torch.zeros(P, K, design.d, device=device)
     ridge = penalty[:, None, None].float().expand(P, 1, design.d).clone()
     ridge[..., -1] = 0  # the intercept is free
-    nothing = torch.zeros(P, K, design.n, device=device)
-    state = _State(torch.arange(P, device=device), fold, label, ridge, penalty, zero, nothing, zero, penalty, [])
-    state.G, state.spread = _gradient(design, loss, state)
+    logits = (Held if hold else Recomputed)(design, loss, problems, K)
+    memory = _Memory(P, K * design.d, device)
+    index = torch.arange(P, device=device)
+    state = _State(index, problems, ridge, penalty, W, W, penalty, logits, memory)
+    state.G, state.spread = _gradient(state)
     enough = tolerance * _norm(state.G)
     state.goal = enough * strictness
-    solution = Solution(torch.zeros_like(zero), torch.zeros(P, dtype=torch.bool), torch.zeros(P, dtype=torch.int64))
-    spectrum = design.spectrum(fold)
+    solution = Solution(torch.zeros_like(W), torch.zeros(P, dtype=torch.bool), torch.zeros(P, dtype=torch.int64))
+    spectrum = design.spectrum(problems.fold)
     lowest, since = torch.full_like(enough, torch.inf), torch.zeros_like(enough)
     for iteration in range(max_iterations + 1):
         norm, at = _norm(state.G), state.index
@@ -132,38 +124,183 @@ def solve(
         good = norm <= enough[at]
         done = (norm <= state.goal) | (good & (since[at] >= STALLED))
         if iteration == max_iterations:
-            solution.iterations[state.index.cpu()] = iteration
-            solution.W[state.index] = state.W
-            solution.converged[state.index.cpu()] = good.cpu()
-        elif done.any():
-            leaving = state.index[done]
+            done |= True
+        if done.any():
+            leaving, rows = state.index[done], state.index[done].cpu()
             solution.W[leaving] = state.W[done]
-            solution.converged[leaving.cpu()] = True
-            solution.iterations[leaving.cpu()] = iteration
+            solution.converged[rows] = good[done].cpu()
+            solution.iterations[rows] = iteration
+            if done.all():
+                break
             state.keep(~done)
-        if iteration == max_iterations or not len(state.index):
-            break
-        if progress and done.any():
-            progress(P - len(state.index))
+            if progress:
+                progress(P - len(state.index))
         scaling = 1 / (state.spread[:, None, None].float() * spectrum[state.index] + state.penalty)
         D = _direction(state, scaling)
-        ZD = design.logits(D, state.fold)
-        step = _step_length(loss, state, D, ZD)[:, None, None]
-        state.W = state.W + step * D
-        state.Z.addcmul_(step.expand_as(ZD), ZD)
-        del ZD
+        state.logits.aim(state.W, D)
+        step = _step_length(state, D)[:, None, None]
+        state.logits.advance(step)
+        s = D.mul_(step)
+        state.W.add_(s)
         before = state.G
-        state.G, state.spread = _gradient(design, loss, state)
-        s, y = step * D, state.G - before
-        curvature = _dot(s, y)
-        state.memory.append((s, y, torch.where(curvature > 0, 1 / curvature, 0.0)))
-        del state.memory[:-HISTORY]
+        state.G, state.spread = _gradient(state)
+        state.memory.add(s, torch.sub(state.G, before, out=before))
     return solution
+
+
+class Held:
+    """The logits of the parameters (Z) and along the direction (ZD), in memory. Between searches ZD holds residuals."""
+
+    def __init__(self, design: Design, loss: Loss, problems: Problems, K: int) -> None:
+        self._design, self._loss, self._problems = design, loss, problems
+        self._Z = torch.zeros(len(problems), K, design.n, device=problems.fold.device)
+        self._ZD = torch.empty_like(self._Z)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self._problems, self._Z = self._problems[rows], self._Z[rows]
+        self._ZD = self._ZD[: len(self._problems)]
+
+    def aim(self, W: torch.Tensor, D: torch.Tensor) -> None:
+        self._design.logits(D, self._problems, self._ZD)
+
+    def advance(self, step: torch.Tensor) -> None:
+        self._Z.addcmul_(step, self._ZD)
+
+    def slopes(self, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = (
+            self._loss.slopes(self._Z[:, :, rows], self._ZD[:, :, rows], step, self._problems, rows)
+            for rows in self._blocks()
+        )
+        return tuple(sum(values) for values in zip(*parts, strict=True))
+
+    def gradient(self, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        spread = 0.0
+        for rows in self._blocks():
+            z, R = self._Z[:, :, rows], self._ZD[:, :, rows]
+            spread = spread + self._loss.residual(z, self._problems, rows, out=R)[1]
+        return self._design.gradient(self._ZD, self._problems), spread
+
+    def _blocks(self) -> Iterator[slice]:
+        P, K, n = self._Z.shape
+        size = max(LEAST_ROWS, BLOCK[self._Z.device.type] // (P * K))
+        return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+class Recomputed:
+    """The same from the parameters and the direction themselves."""
+
+    def __init__(self, design: Design, loss: Loss, problems: Problems, K: int) -> None:
+        self._design, self._loss, self._problems = design, loss, problems
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self._problems = self._problems[rows]
+
+    def aim(self, W: torch.Tensor, D: torch.Tensor) -> None:
+        self._both = torch.cat([W, D])
+
+    def advance(self, step: torch.Tensor) -> None:
+        del self._both
+
+    def slopes(self, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        P, twice = len(self._problems), torch.arange(2 * len(self._problems), device=step.device)
+        twice %= P
+        parts = (
+            self._loss.slopes(z[:P], z[P:], step, self._problems, rows)
+            for rows, z in self._design.blocks(self._both, self._problems[twice])
+        )
+        return tuple(sum(values) for values in zip(*parts, strict=True))
+
+    def gradient(self, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        spread = torch.zeros(len(W), dtype=torch.float64, device=W.device)
+
+        def residual(z: torch.Tensor, rows: slice) -> torch.Tensor:
+            R, more = self._loss.residual(z, self._problems, rows)
+            spread.add_(more)
+            return R
+
+        return self._design.gradient_by_blocks(W, residual, self._problems), spread
+
+
+class _Memory:
+    """The last pairs (s, y) of steps and changes of the gradient, per problem, for the two-loop recursion.
+
+    The recursion (Nocedal & Wright, algorithm 7.4) needs of the pairs only s_i . y_j, i no younger than j; in that
+    triangle R it is two triangular solves (Byrd, Nocedal & Schnabel, 1994), so a direction reads each pair four times
+    and writes none. A problem keeps its slot to the end on a CPU, where moving the pairs would cost more than the loop.
+    """
+
+    def __init__(self, P: int, size: int, device: torch.device) -> None:
+        self._s = torch.empty(P, HISTORY, size, device=device)
+        self._y = torch.empty_like(self._s)
+        self._inner = torch.zeros(P, HISTORY, HISTORY, dtype=torch.float64, device=device)
+        self._slots, self._count = torch.arange(P, device=device), 0
+
+    def __len__(self) -> int:
+        return min(self._count, HISTORY)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self._inner, self._slots = self._inner[rows], self._slots[rows]
+        if self._s.is_cuda:
+            self._s, self._y = self._s[rows], self._y[rows]
+            self._slots = torch.arange(len(self._s), device=self._s.device)
+
+    def add(self, s: torch.Tensor, y: torch.Tensor) -> None:
+        at = self._count % HISTORY
+        self._s[self._slots, at], self._y[self._slots, at] = s.flatten(1), y.flatten(1)
+        self._count += 1
+        self._inner[:, : len(self), at] = self._times(self._s, y)
+
+    def direction(self, G: torch.Tensor, scaling: torch.Tensor) -> torch.Tensor:
+        """The inverse Hessian's estimate times G [P, K, d]; scaling [P, 1, d] is the guess of its diagonal."""
+        if not len(self):
+            return scaling * G
+        newest = (self._count - 1) % HISTORY
+        order = [(newest + 1 + i) % len(self) for i in range(len(self))]  # oldest first
+        R = self._inner[:, order][:, :, order].triu()
+        curvature = R.diagonal(dim1=1, dim2=2)
+        bad = curvature <= 0  # such a pair is left out
+        R = torch.where(bad[:, :, None] | bad[:, None, :], torch.diag_embed(bad.double()), R)
+        alpha = _solved(R, self._times(self._s, G)[:, order], bad, upper=True)
+        q = torch.sub(G, self._combined(self._y, alpha, order).view_as(G)).mul_(scaling)
+        y = self._y[self._slots, newest].view_as(G)
+        length = _dot(y, scaling * y)
+        q *= torch.where(bad[:, -1], 1.0, curvature[:, -1] / length)[:, None, None].float()
+        delta = _solved(R.mT, curvature * alpha - self._times(self._y, q)[:, order], bad, upper=False)
+        return q.add_(self._combined(self._s, delta, order).view_as(G))
+
+    def _times(self, pairs: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Inner products with v [P, K, d], float64 [P, len(self)]."""
+        m, v = len(self), v.flatten(1)
+        if pairs.is_cuda:
+            return torch.bmm(v[:, None], pairs[:, :m].mT)[:, 0].double()
+        slots = self._slots.tolist()
+        return torch.stack([torch.mv(pairs[slot, :m], one) for slot, one in zip(slots, v, strict=True)]).double()
+
+    def _combined(self, pairs: torch.Tensor, weights: torch.Tensor, order: list[int]) -> torch.Tensor:
+        """Sums of the pairs by weights float64 [P, len(self)], oldest first: float32 [P, K * d]."""
+        m = len(self)
+        placed = torch.empty_like(weights)
+        placed[:, order] = weights
+        placed = placed.float()
+        if pairs.is_cuda:
+            return torch.bmm(placed[:, None], pairs[:, :m])[:, 0]
+        out = torch.empty(len(placed), pairs.shape[2])
+        for slot, one, row in zip(self._slots.tolist(), placed, out, strict=True):
+            torch.mv(pairs[slot, :m].T, one, out=row)
+        return out
+
+
+def _solved(triangle: torch.Tensor, right: torch.Tensor, bad: torch.Tensor, upper: bool) -> torch.Tensor:
+    """The solution [P, m] of triangular systems, 0 where `bad`."""
+    right = right.masked_fill(bad, 0.0)
+    return torch.linalg.solve_triangular(triangle, right[:, :, None], upper=upper)[:, :, 0]
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """float64 [P]: inner products per problem, summed in float32 within a row of parameters and in float64 across."""
-    return torch.linalg.vecdot(a, b).double().sum(1)
+    size = max(1, BLOCK[a.device.type] // a[0].numel())
+    parts = zip(a.split(size), b.split(size), strict=True)
+    return torch.cat([torch.linalg.vecdot(x, y).double().sum(1) for x, y in parts])
 
 
 def _norm(a: torch.Tensor) -> torch.Tensor:
@@ -171,66 +308,34 @@ def _norm(a: torch.Tensor) -> torch.Tensor:
 
 
 def _direction(state: _State, scaling: torch.Tensor) -> torch.Tensor:
-    """The two-loop recursion (Nocedal & Wright, algorithm 7.4), for all problems; a descent direction always."""
-    q, taken = state.G.clone(), []
-    for s, y, rho in reversed(state.memory):
-        alpha = rho * _dot(s, q)
-        q.addcmul_(y, alpha[:, None, None].float(), value=-1)
-        taken.append(alpha)
-    q *= scaling
-    if state.memory:
-        s, y, rho = state.memory[-1]
-        length = _dot(y, scaling * y)
-        q *= torch.where(rho > 0, 1 / (rho * length), 1.0)[:, None, None].float()
-    for (s, y, rho), alpha in zip(state.memory, reversed(taken), strict=True):
-        beta = rho * _dot(y, q)
-        q.addcmul_(s, (alpha - beta)[:, None, None].float())
+    """A descent direction for all problems."""
+    q = state.memory.direction(state.G, scaling)
     uphill = ~(_dot(q, state.G) > 0)
     if uphill.any():
         q[uphill] = (scaling * state.G)[uphill]
     return q.neg_()
 
 
-def _blocks(n: int, width: int) -> Iterator[slice]:
-    size = max(1, BLOCK // width)
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def _gradient(design: Design, loss: Loss, state: _State) -> tuple[torch.Tensor, torch.Tensor]:
+def _gradient(state: _State) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient [P, K, d], and twice the mean variance p (1 - p) of the predicted labels, float64 [P].
 
     The variance times the spectrum is about the Hessian; it falls from 1 / K towards 0 as the fit gets sure of itself.
     Twice, because a scaling that is too long costs more iterations than one that is too short.
     """
-    P, K, _ = state.W.shape
-    spread = torch.zeros(P, dtype=torch.float64, device=state.W.device)
-
-    def residual(rows: slice) -> torch.Tensor:
-        p = loss.probabilities(state.Z[:, :, rows].clone(), state.fold)
-        true = loss.true(state.fold, state.label, rows)
-        w = loss.weights[state.fold, rows]
-        spread.add_((w * (p - p**2).sum(1)).sum(1, dtype=torch.float64), alpha=1 / K)
-        if loss.absent is None:
-            p -= true
-        else:
-            p.scatter_add_(1, true, torch.full_like(true, -1.0, dtype=p.dtype))
-        p *= w[:, None]
-        return p
-
-    G = design.gradient(residual, state.fold, K, max(1, BLOCK // (P * K)))
-    return G.addcmul_(state.penalty, state.W), (2 * spread).clamp_min(LEAST_SPREAD / K)
+    G, spread = state.logits.gradient(state.W)
+    return G.addcmul_(state.penalty, state.W), (2 * spread).clamp_min(LEAST_SPREAD / G.shape[1])
 
 
-def _step_length(loss: Loss, state: _State, D: torch.Tensor, ZD: torch.Tensor) -> torch.Tensor:
+def _step_length(state: _State, D: torch.Tensor) -> torch.Tensor:
     """float32 [P]: step lengths at which the slope along D has fallen to a share SLOPE of its start."""
     slope0 = _dot(state.G, D)
-    bend = _dot(state.penalty * D, D)
-    straight = _dot(state.penalty * D, state.W)
+    penalised = state.penalty * D
+    bend, straight = _dot(penalised, D), _dot(penalised, state.W)
     low, high = torch.zeros_like(slope0), torch.full_like(slope0, torch.inf)
     step = torch.ones_like(slope0)
     open_ = torch.ones_like(slope0, dtype=torch.bool)
     for _ in range(20):
-        slope, curvature = _slopes(loss, state, ZD, step)
+        slope, curvature = state.logits.slopes(step.float())
         slope, curvature = slope + straight + step * bend, curvature + bend
         open_ &= slope.abs() > SLOPE * slope0.abs()
         if not open_.any():
@@ -242,26 +347,3 @@ def _step_length(loss: Loss, state: _State, D: torch.Tensor, ZD: torch.Tensor) -
         inside = (newton > low) & (newton < high) & (newton <= 10 * step)
         step = torch.where(open_, torch.where(inside, newton, middle), step)
     return step.float()
-
-
-def _slopes(loss: Loss, state: _State, ZD: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """First and second derivative of the mean cross-entropy along the direction: float64 [P] each."""
-    P, K, n = ZD.shape
-    first = torch.zeros(P, dtype=torch.float64, device=ZD.device)
-    second = torch.zeros_like(first)
-    wide = step.float()[:, None, None]
-    for rows in _blocks(n, P * K):
-        zd = ZD[:, :, rows]
-        p = loss.probabilities(torch.addcmul(state.Z[:, :, rows], wide, zd), state.fold)
-        true = loss.true(state.fold, state.label, rows)
-        w = loss.weights[state.fold, rows]
-        if loss.absent is None:
-            w, zd = w[:, None], zd
-            first += (w * (p - true) * zd).sum((1, 2), dtype=torch.float64)
-            second += (w * p * (1 - p) * zd**2).sum((1, 2), dtype=torch.float64)
-        else:
-            pz = p * zd
-            mean = pz.sum(1)
-            first += (w * (mean - zd.gather(1, true)[:, 0])).sum(1, dtype=torch.float64)
-            second += (w * ((pz * zd).sum(1) - mean**2)).sum(1, dtype=torch.float64)
-    return first, second

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from evar.probes import metrics
+from evar.probes.cross_entropy import Loss, Problems
 from evar.probes.designs import Stacked, Streamed, fits_stacked
 from evar.probes.features import Features
-from evar.probes.lbfgs import HISTORY, Loss, solve
+from evar.probes.lbfgs import solve
 from evar.probes.protocol import Protocol
+from evar.probes.slices import plan_slices
 from evar.probes.splits import Fold, Outcome
 
-WORKING_BYTES = 1 << 30  # logits and L-BFGS memory of the problems solved together
+WORKING_BYTES = 1 << 30  # logits and L-BFGS memory of the problems solved together, beside a matrix in memory
 # The solution is off by at most gradient / penalty, and the penalty falls as C rises: above this C the solver goes on below
 # the protocol's tolerance in the same measure. At C = 10 and 1e-4 alone, one prediction in ten would still change.
 STRICT_ABOVE = 0.1
@@ -107,19 +109,22 @@ class _Task:
         F, S, D = len(parts), len(strengths[0]), self.features.d
         rows = max(len(part) for part in parts)
         stacked = fits_stacked(self.features, parts)
-        each = 4 * self.width * (3 * rows + (2 * HISTORY + 8) * (min(rows, D) if stacked else D))
-        at_once = max(1, WORKING_BYTES // each)
-        folds_at_once, strengths_at_once = min(F, at_once), min(S, max(1, at_once // F))
-        coefficients = torch.zeros(F, S, self.width, D + 1, dtype=torch.float64)
-        converged = np.zeros((F, S), dtype=bool)
-        for f in range(0, F, folds_at_once):
-            mine = slice(f, min(f + folds_at_once, F))
-            design = (Stacked if stacked else Streamed)(self.features, parts[mine])
-            for s in range(0, S, strengths_at_once):
-                some = slice(s, min(s + strengths_at_once, S))
-                coefficients[mine, some], converged[mine, some] = self._solve(
-                    design, parts[mine], [row[some] for row in strengths[mine]], strict
-                )
+        budget = WORKING_BYTES + self.features.spare_bytes
+        dims = min(rows, D) if stacked else D
+        plan = plan_slices(rows, dims, F, S, self.width, self.independent, budget)
+        coefficients = torch.zeros(F, S, self.width, self.features.d + 1, dtype=torch.float64)
+        converged = np.ones((F, S), dtype=bool)
+        for f in range(0, F, plan.folds):
+            mine = slice(f, min(f + plan.folds, F))
+            design = (Stacked if stacked and plan.hold else Streamed)(self.features, parts[mine])
+            for s in range(0, S, plan.strengths):
+                some = slice(s, min(s + plan.strengths, S))
+                for k in range(0, self.width, plan.labels):
+                    labels = slice(k, min(k + plan.labels, self.width))
+                    coefficients[mine, some, labels], ok = self._solve(
+                        design, parts[mine], [row[some] for row in strengths[mine]], labels, strict, plan.hold
+                    )
+                    converged[mine, some] &= ok
                 self.report.add(converged[mine, some].size)
         return coefficients, converged
 
@@ -128,47 +133,49 @@ class _Task:
         design: Stacked | Streamed,
         parts: list[np.ndarray],
         strengths: list[list[float]],
+        labels: slice,
         strict: bool,
+        hold: bool,
     ) -> tuple[torch.Tensor, np.ndarray]:
-        device, F, S = self.features.device, len(parts), len(strengths[0])
+        device, F, S, width = self.features.device, len(parts), len(strengths[0]), labels.stop - labels.start
         member, order = _members(design, parts)
         sizes = np.array([len(part) for part in parts], dtype=np.float64)
-        weights = torch.from_numpy((member / sizes[:, None]).astype(np.float32)).to(device)
+        weights = torch.from_numpy(member / sizes[:, None].astype(np.float32)).to(device)
         if self.independent:
-            truth = torch.from_numpy(self.labels[order]).to(device)
-            positive = np.stack([self.labels[part].sum(0) for part in parts])
+            mine = self.labels[:, labels]
+            truth = torch.from_numpy(np.stack([np.ascontiguousarray(mine[clips].T) for clips in order])).to(device)
+            positive = np.stack([mine[part].sum(0, dtype=np.float64) for part in parts])
             varied = (positive > 0) & (positive < sizes[:, None])
             loss = Loss(truth, weights)
-            grid = np.broadcast_to(varied[:, None, :], (F, S, self.width))
+            grid = np.broadcast_to(varied[:, None, :], (F, S, width))
         else:
             present = np.stack([np.bincount(self.targets[part], minlength=self.n_classes) > 0 for part in parts])
-            loss = Loss(
-                torch.from_numpy(self.targets[order]).to(device), weights, torch.from_numpy(~present).to(device)
-            )
+            absent = None if present.all() else torch.from_numpy(~present).to(device)
+            loss = Loss(torch.from_numpy(self.targets[order]).to(device), weights, absent)
             grid = np.ones((F, S, 1), dtype=bool)
         fold, strength, label = (torch.from_numpy(index) for index in np.nonzero(grid))
         C = torch.tensor(strengths, dtype=torch.float64)[fold, strength]
         penalty = 1 / (C * torch.from_numpy(sizes)[fold])
-        fold_, label_, penalty = fold.to(device), label.to(device), penalty.to(device)
-        coefficients = torch.zeros(F, S, self.width, self.features.d + 1, dtype=torch.float64)
+        problems, penalty = Problems(fold.to(device), label.to(device)), penalty.to(device)
+        coefficients = torch.zeros(F, S, width, self.features.d + 1, dtype=torch.float64)
         converged = np.ones((F, S), dtype=bool)
         if self.independent:
             always = torch.from_numpy(np.where(positive > 0, NEVER, -NEVER))
-            coefficients[..., -1] = always[:, None].expand(F, S, self.width)
+            coefficients[..., -1] = always[:, None].expand(F, S, width)
         if len(fold):
             solution = solve(
                 design,
                 loss,
-                fold_,
-                label_,
+                problems,
                 penalty,
                 1 if self.independent else self.n_classes,
                 tolerance=self.protocol.tolerance,
                 strictness=(STRICT_ABOVE / C if strict else torch.ones_like(C)).clamp(max=1).to(device),
                 max_iterations=self.protocol.max_iterations,
+                hold=hold,
                 progress=self.report.now if not self.independent else None,
             )
-            raw = design.coefficients(solution.W, fold_).cpu()
+            raw = design.coefficients(solution.W, problems).cpu()
             if self.independent:
                 coefficients[fold, strength, label] = raw[:, 0]
             else:
@@ -195,11 +202,11 @@ class _Task:
 
 
 def _members(design: Stacked | Streamed, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of the design belong to a fold (float [F, n]), and the clip of every row ([F, n])."""
+    """Which rows of the design belong to a fold (float32 [F, n]), and the clip of every row ([F, n])."""
     if isinstance(design, Streamed):
         order = np.broadcast_to(design.clips, (len(parts), design.n))
-        return design.member.cpu().numpy().astype(np.float64), order
-    member = np.zeros((len(parts), design.n))
+        return design.member.cpu().numpy().astype(np.float32), order
+    member = np.zeros((len(parts), design.n), np.float32)
     order = np.zeros((len(parts), design.n), dtype=np.int64)
     for f, part in enumerate(parts):
         member[f, : len(part)] = 1

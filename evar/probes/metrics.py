@@ -28,12 +28,16 @@ def average_precisions(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(targets: np.ndarray, scores: np.ndarray) -> float:
-    """Macro F1 over the classes in the targets or the predictions; multi-label: at probability 0.5."""
-    from sklearn.metrics import f1_score
+    """Macro F1 over the classes in the targets or the predictions; multi-label: over all classes, at probability 0.5.
 
-    if targets.ndim == 2:
-        return float(f1_score(targets > 0, scores >= 0.5, average="macro", zero_division=0.0))
-    return float(f1_score(targets, scores.argmax(1), average="macro", zero_division=0.0))
+    Equal to scikit-learn's `f1_score(average="macro", zero_division=0)`, whose import would cost a fresh process 0.8 s.
+    """
+    several = targets.ndim == 2
+    true = one_hot(targets, scores.shape[1])
+    said = scores >= 0.5 if several else one_hot(scores.argmax(1), scores.shape[1])
+    total = true.sum(0) + said.sum(0)
+    f1 = 2 * (true & said).sum(0) / np.maximum(total, 1)
+    return float(np.mean(f1 if several else f1[total > 0]))
 
 
 def one_hot(targets: np.ndarray, n_classes: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 from evar.errors import EvarError, unknown
 from evar.files import digest
+from evar.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,15 @@ def get_protocol(name: str | Path | Protocol) -> Protocol:
 
 
 def _read(path: Path) -> Protocol:
-    import yaml
-
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise EvarError(f"cannot read protocol {path}: {error.strerror}; give a YAML file with 'base: fair'") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EvarError(f"{path} is not YAML: {error}") from None
+    given = read_yaml(path)
     if not isinstance(given, dict) or "base" not in given:
         raise EvarError(
             f"{path}: expected a mapping with 'base:' (one of {', '.join(_SHIPPED)}) and the keys that differ"
         )
-    base = get_protocol(str(given.pop("base")))
+    named = str(given.pop("base"))
+    if named not in _SHIPPED:
+        raise unknown("protocol", named, _SHIPPED, f"as 'base:' of {path}")
+    base = _SHIPPED[named]
     kinds = {field.name: getattr(base, field.name) for field in fields(Protocol)}
     values = {"name": path.stem, "version": 1}
     for key, value in given.items():
@@ -139,7 +136,7 @@ def _checked(where: str, key: str, value: Any, like: Any) -> Any:
         return value
     try:
         number = type(like)(value)  # YAML reads 1e-3 as text
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or isinstance(value, bool) or (isinstance(like, int) and number != value):
         raise EvarError(f"{where}: expected a number ({type(like).__name__}), found {value!r}")

@@ -163,7 +163,7 @@ def test_a_protocol_of_ones_own(tmp_path):
         ("base: fair\nmax_epochs: many\n", "expected a number"),
         ("strengths: [1]\n", "base"),
         ("base: fair\nname: paper\n", "taken"),
-        ("base: [", "not YAML"),
+        ("base: [", "not valid YAML"),
     ):
         path.write_text(text)
         with pytest.raises(EvarError, match=message):

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from evar.encoders.byola import Byola
+from evar.errors import EvarError, unknown
 from evar.pretraining.augment import Augmentation
 from evar.pretraining.forward import Patches, frame_embeddings
 from evar.pretraining.method import Method
@@ -19,6 +20,7 @@ from evar.pretraining.norms import BatchNorm1d
 UNIT_SAMPLES = 15200
 """0.95 s at 16 kHz: 96 frames of the centred log-mel."""
 UNIT_FRAMES = 96
+EXPORTS = ("trained", "initial", "identity")
 
 
 class Head(nn.Sequential):
@@ -55,11 +57,13 @@ class ByolMethod(Method):
 
     encoder: the online encoder, with the corpus's normalisation statistics. tau: decay of the moving average.
     fc_lr: share of the learning rate that the encoder's linear layers get.
-    export_fc: `trained`, or `initial`: the exported encoder keeps the linear layers that it began with, and the trained
-    ones count as part of the projector. Our choice for short runs, where the linear layers throw away what the
-    convolutions have learned (docs/pretraining-notes.md).
+    export_fc: the linear layers of the exported encoder: `trained`; `initial`, those that it began with; or `identity`,
+    which pass the last block through (it is never negative, so ReLU leaves it alone), where both are square: d = 512 of
+    v1. In the last two the trained ones count as part of the projector: our choice for short runs, where they throw away
+    what the convolutions have learned (docs/pretraining-notes.md). Training is the same in all three.
     hidden, projection, depth: sizes of the heads, hidden layers of the projector.
     augmentation: keywords of `Augmentation`. dtype: of the convolutions (bfloat16 or float32).
+    Raises EvarError: an unknown `export_fc`, or `identity` where the layers are not square.
     """
 
     crop_samples = UNIT_SAMPLES
@@ -80,6 +84,7 @@ class ByolMethod(Method):
     ) -> None:
         super().__init__()
         self.tau, self.dtype = tau, dtype
+        _check_export(export_fc, encoder)
         # Batch normalisation takes this bias out again: its gradient is zero, and the folded first block gives none.
         encoder.features[0].bias.requires_grad_(False)
         self.online = Branch(encoder, hidden, projection, depth)
@@ -93,12 +98,12 @@ class ByolMethod(Method):
         self.settings = {
             "tau": tau,
             "fc_lr": fc_lr,
-            "export_fc": export_fc,
             "hidden": hidden,
             "projection": projection,
             "depth": depth,
             "augmentation": dict(augmentation or {}),
         }
+        self.exports = {"export_fc": export_fc}
 
     @property
     def encoder(self) -> Byola:
@@ -110,7 +115,17 @@ class ByolMethod(Method):
         state = self.encoder.state_dict()
         if self.export_fc == "initial":
             state |= {f"fc.{name}": value for name, value in self.initial_fc.state_dict().items()}
+        elif self.export_fc == "identity":
+            for name, layer in _linear_layers(self.encoder):
+                state[f"fc.{name}.weight"] = torch.eye(layer.out_features)
+                state[f"fc.{name}.bias"] = torch.zeros(layer.out_features)
         return state
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ever; a checkpoint kept for another `export_fc` fits too: the same seed begins with the same layers."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("initial_fc.")}
+        kept = {name: value for name, value in state.items() if name in own or not name.startswith("initial_fc.")}
+        return super().load_state_dict(own | kept, strict, assign)
 
     @torch.no_grad()
     def views(self, wav: Tensor, generator: Generator) -> Tensor:
@@ -143,6 +158,22 @@ class ByolMethod(Method):
         """Move the target's parameters towards the online ones: t <- tau t + (1 - tau) o. Buffers are left alone."""
         targets, online = list(self.target.parameters()), list(self.online.parameters())
         torch._foreach_lerp_(targets, online, 1.0 - self.tau)
+
+
+def _linear_layers(encoder: Byola) -> list[tuple[str, nn.Linear]]:
+    return [(name, layer) for name, layer in encoder.fc.named_children() if isinstance(layer, nn.Linear)]
+
+
+def _check_export(export_fc: str, encoder: Byola) -> None:
+    if export_fc not in EXPORTS:
+        raise unknown("export_fc", export_fc, EXPORTS)
+    sizes = [(layer.in_features, layer.out_features) for _, layer in _linear_layers(encoder)]
+    if export_fc == "identity" and any(size_in != size_out for size_in, size_out in sizes):
+        found = " and ".join(f"{size_in} to {size_out}" for size_in, size_out in sizes)
+        raise EvarError(
+            f"export_fc identity is for square linear layers (byola-v1-512): those of {encoder.name} are {found};"
+            " expected export_fc initial or trained"
+        )
 
 
 def byol_loss(prediction: Tensor, goal: Tensor) -> Tensor:

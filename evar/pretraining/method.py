@@ -27,6 +27,9 @@ class Method(nn.Module):
     settings: Mapping[str, Any] = MappingProxyType({})
     """What was trained how, as JSON values: stands in checkpoints and in the exported file's preset."""
 
+    exports: Mapping[str, Any] = MappingProxyType({})
+    """How the weights file is made of what was trained, as JSON values: stands in it, and a resumed run may change it."""
+
     lr_shares: Mapping[str, float] = MappingProxyType({})
     """Start of a parameter's name -> its share of the learning rate, where that is not 1; 0 leaves it as it began."""
 

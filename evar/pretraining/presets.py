@@ -38,6 +38,7 @@ V2_AUGMENTATION = {"mixup": 0.2, "crop": True, "fader": 1.0, "norm": "batch"}
 
 AUDIOSET = "AudioSet (1.9 M clips)"
 QUICK = {"tau": 0.97, "export_fc": "initial"}
+QUICK_V1 = {**QUICK, "export_fc": "identity", "augmentation": V1_AUGMENTATION}
 
 
 def _published(name: str, encoder: str, lr: float, augmentation: Mapping[str, Any] | None, **told: str) -> Preset:
@@ -113,7 +114,7 @@ def _all() -> list[Preset]:
             )
             for d in sizes
         ),
-        _quick("quick-v1-512", "byola-v1-512", "byol", 64, 4500, {**QUICK, "augmentation": V1_AUGMENTATION}),
+        _quick("quick-v1-512", "byola-v1-512", "byol", 64, 4500, QUICK_V1),
         _quick("quick-v2", "byola-v2", "byol", 64, 1300, {**QUICK, "augmentation": V2_AUGMENTATION}),
         _quick("quick-cola", "cola", "cola", 64, 2000, {}, lr=5e-4),
         _quick("quick-cola-prime-512", "cola-prime-512", "cola", 256, 480, {}),

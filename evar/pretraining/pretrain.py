@@ -17,7 +17,7 @@ from evar.encoders.registry import load_encoder
 from evar.encoders.weights import STORE, write_weights
 from evar.errors import EvarError
 from evar.extras import require
-from evar.files import make_folder
+from evar.files import check_writable, make_folder
 from evar.pretraining.checkpoint import FILE
 from evar.pretraining.corpus import Corpus, open_corpus
 from evar.pretraining.method import Method
@@ -94,6 +94,7 @@ def pretrain(
         preset = _overridden(get_preset(options.preset), options)
         folder = run_folder(options)
         _check_folder(folder, options.resume)
+        check_writable(folder)
         if options.tensorboard:
             require("train", "--tensorboard")
         first = rank() == 0
@@ -127,7 +128,8 @@ def pretrain(
         make_folder(folder)
 
         def export(path: Path, step: int, seconds: float) -> Path:
-            told = {**settings, "steps": step, "planned_steps": training.steps, "seconds": round(seconds, 1)}
+            made = _plain(method.exports)
+            told = {**settings, **made, "steps": step, "planned_steps": training.steps, "seconds": round(seconds, 1)}
             write_weights(path, _exported(method, options.half), _metadata(method, preset, options, corpus, told))
             return path
 

@@ -24,7 +24,7 @@ _HOMES = {
     "load_task": "evar.datasets",
     "list_tasks": "evar.datasets",
     "Protocol": "evar.probes.protocol",
-    "run": "evar.runner",
+    "run": "evar.engines",
 }
 __all__ = [
     "Encoder",

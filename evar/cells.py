@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evar.encoders.registry import Entry
 
 NORMS = ("auto", "weights", "task")
+PRECISIONS = ("fp32", "bf16")
 DURATIONS = ("card", "native")
 
 
@@ -24,6 +25,7 @@ class Settings:
     data: dataset roots, their parents, or `task=DIR`. seeds: None takes the protocol's. norm: which log-mel statistics
     an encoder is given: `weights` (those in its file), `task` (the task's training clips), `auto` (as the protocol says).
     duration: `card` cuts or zero-pads every clip to the card's seconds, `native` keeps lengths.
+    device: one, or several by commas; the first also probes. precision and compile: how the encoder computes.
     train_fraction (0-1) and shots (clips per class) thin the training clips; limit keeps a stratified subset of all clips.
     """
 
@@ -31,6 +33,8 @@ class Settings:
     tasks_dir: str | None = None
     weights: str | None = None
     device: str = "auto"
+    precision: str = "fp32"
+    compile: bool = False
     probe: tuple[str, ...] = ("fair",)
     seeds: tuple[int, ...] | None = None
     layers: str | None = None
@@ -50,7 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_type(field.name, field.type, getattr(self, field.name))
-        for name, value, options in (("norm", self.norm, NORMS), ("duration", self.duration, DURATIONS)):
+        words = ("norm", NORMS), ("duration", DURATIONS), ("precision", PRECISIONS)
+        for name, value, options in ((name, getattr(self, name), options) for name, options in words):
             if value not in options:
                 raise unknown(name, str(value), options)
         if self.train_fraction is not None and not 0 < self.train_fraction <= 1:

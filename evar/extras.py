@@ -11,7 +11,7 @@ EXTRAS = {
     "tfhub": ("tensorflow", "tensorflow_hub"),
     "train": ("tensorboard",),
     "report": ("matplotlib",),
-    "cluster": ("submitit",),
+    "cluster": ("submitit", "ray"),
     "mlflow": ("mlflow",),
     "wandb": ("wandb",),
     "docs": ("mkdocs", "mkdocs_click"),

@@ -18,21 +18,22 @@ def estimate(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **o
     import torch
 
     settings = Settings.of(**options)
-    run, loaded_tasks, loaded_encoders = prepare(encoders, tasks, settings, reporter or Reporter())
+    run, loaded_tasks, shelf = prepare(encoders, tasks, settings, reporter or Reporter())
     cells = []
     for task in loaded_tasks:
-        for encoder in loaded_encoders:
+        for encoder in shelf:
             batch, seconds = settings.batch or preferred_batch(encoder), task.card.seconds
             pairs = encoder.choices(settings.layers, settings.pooling)
             wav = torch.randn(batch, round(seconds * encoder.sample_rate), generator=torch.Generator().manual_seed(0))
             if encoder.needs_normalization and encoder.normalization is None:
                 encoder = encoder.with_normalization({"mean": 0.0, "std": 1.0})
-            encoder.encode_pairs(wav[:1], None, pairs)
+            encoder = run.computing.ready(encoder)
+            encoder.encode_pairs(wav if settings.compile else wav[:1], None, pairs)
             begun = time.perf_counter()
             encoder.encode_pairs(wav, None, pairs)
-            if run.device.startswith("cuda"):
-                torch.cuda.synchronize()
-            per_clip = (time.perf_counter() - begun) / batch
+            if encoder.device.type == "cuda":
+                torch.cuda.synchronize(encoder.device)
+            per_clip = (time.perf_counter() - begun) / batch / len(run.computing.devices)
             clips = len(task.clips)
             for protocol in run.protocols:
                 cells.append(

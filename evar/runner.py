@@ -10,15 +10,17 @@ import contextlib
 import datetime
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.cells import Settings, expand_encoders, expand_tasks
-from evar.embed import Progress, choose_norm, embed, normalized, open_task_waveforms, resolve_device
+from evar.compute import Computing, resolve_devices
+from evar.embed import Progress, choose_norm, embed, normalized, open_task_waveforms
 from evar.errors import EvarError
 from evar.provenance import here
+from evar.shelf import Shelf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,11 @@ class Reporter:
         """A progress callable `(done, total)` for one stage of one cell."""
         yield None
 
+    @contextlib.contextmanager
+    def grid(self, jobs: int) -> Iterator[Callable[[int, list[str]], None]]:
+        """A callable `(jobs done, what each worker is at)` for a run whose jobs are in other processes."""
+        yield lambda done, working: None
+
 
 @dataclass
 class Run:
@@ -57,7 +64,7 @@ class Run:
     reporter: Reporter
     store: Store
     results: Results
-    device: str
+    computing: Computing
     protocols: list[Protocol]
     waves: dict[tuple, Waveforms] = field(default_factory=dict)
     finished: list[str] = field(default_factory=list)
@@ -99,19 +106,23 @@ def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **option
     """
     settings = Settings.of(**options)
     reporter = reporter or Reporter()
-    run, loaded_tasks, loaded_encoders = prepare(encoders, tasks, settings, reporter)
+    run, loaded_tasks, shelf = prepare(encoders, tasks, settings, reporter)
     run.results.check_writable()
     for task in loaded_tasks:
-        for encoder in loaded_encoders:
+        for encoder in shelf:
             cells = list(_cells(run, task, encoder))
             for cell in cells:
                 _measure(run, cell, _one_pass(run, cell, cells))
-    rows = run.results.leaderboard()
-    rows = rows[rows["cell_id"].isin(run.finished)]
-    return rows.set_index("cell_id").loc[run.finished].reset_index()
+    return rows_of(run.results, run.finished)
 
 
-def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -> tuple[Run, list[Task], list[Encoder]]:
+def rows_of(results: Results, cell_ids: list[str]) -> pd.DataFrame:
+    """The leaderboard rows of these cells, in this order."""
+    rows = results.leaderboard()
+    return rows[rows["cell_id"].isin(cell_ids)].set_index("cell_id").loc[cell_ids].reset_index()
+
+
+def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -> tuple[Run, list[Task], Shelf]:
     """Load and check all that is named, before any work: (the run, its tasks, its encoders); EvarError for bad input."""
     from evar.probes import get_protocol
     from evar.results import Results
@@ -123,16 +134,10 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     protocols = [get_protocol(name) for name in dict.fromkeys(settings.probe)]
     loaded_tasks = [load(name, settings, reporter) for name in expand_tasks(tasks, settings.tasks_dir)]
     results = Results(settings.results)
-    device = resolve_device(settings.device)
-    loaded = [_load_encoder(name, settings.weights, device) for name in encoder_names]
-    for encoder in loaded:  # an unknown layer or pooling is said before any work
-        encoder.choices(settings.layers, settings.pooling)
-    labels = [encoder.label for encoder in loaded]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise EvarError(f"two encoders are called {label!r}: name them apart, as in mine={label}")
+    computing = Computing(resolve_devices(settings.device), settings.precision, settings.compile)
+    shelf = Shelf(encoder_names, settings, computing)
     store = Store(settings.embeddings)
-    return Run(settings, reporter, store, results, device, protocols), loaded_tasks, loaded
+    return Run(settings, reporter, store, results, computing, protocols), loaded_tasks, shelf
 
 
 def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
@@ -154,12 +159,6 @@ def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
         whole = task.card.counts.get("clips", len(task.clips) + len(task.missing))
         reporter.warn(f"{task.name}: {len(task.clips)} of {whole} official clips are here; its rows are marked partial")
     return task.limited(settings.limit) if settings.limit else task
-
-
-def _load_encoder(name: Any, weights: str | None, device: str) -> Encoder:
-    from evar.encoders.registry import load_encoder
-
-    return load_encoder(name, weights=weights, device=device)
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
             "lr": lr,
             "seeds": list(seeds),
             "duration": settings.duration,
-            "precision": "fp32",
+            "precision": run.computing.arithmetic,
             "train_fraction": settings.train_fraction,
             "shots": settings.shots,
             "limit": task.limit,
@@ -251,7 +250,9 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
             pairs=list(dict.fromkeys(pairs)),
             fingerprint=run.fingerprint(encoder),
             batch=run.settings.batch,
+            computing=run.computing,
             progress=progress,
+            warn=run.reporter.warn,
         )
     seconds_encode = time.perf_counter() - begun if seconds else 0.0
     begun = time.perf_counter()
@@ -264,7 +265,7 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
         "seconds_encode": round(seconds_encode, 3),
         "seconds_probe": round(time.perf_counter() - begun, 3),
         "started_at": started_at,
-        **here(run.device),
+        **here(run.computing.devices),
     }
     common = _row(run, cell, encoder, evaluation, waves) | volatile
     rows = [
@@ -314,7 +315,7 @@ def _probe(run: Run, cell: Cell, embeddings: Embeddings, waves: Waveforms) -> tu
             lr=cell.lr,
             train_fraction=settings.train_fraction,
             shots=settings.shots,
-            device=run.device,
+            device=run.computing.devices[0],
             progress=progress,
         )
     return evaluation, clips
@@ -338,7 +339,7 @@ def _row(run: Run, cell: Cell, encoder: Encoder, evaluation: Any, waves: Wavefor
         "pooling": cell.pooling,
         "norm": cell.norm,
         "duration": f"{task.card.seconds:g}" if settings.duration == "card" else "native",
-        "precision": "fp32",
+        "precision": run.computing.arithmetic,
         "metric": task.card.metric,
         "mean": evaluation.mean,
         "std": evaluation.std,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from evar.embed import Progress
+from evar.errors import printable
 from evar.runner import Reporter
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ class Bars(Reporter):
 
     def say(self, text: str) -> None:
         if self.verbosity >= 0:
-            print(text, file=sys.stderr)
+            _print(text)
 
     def detail(self, text: str) -> None:
         if self.verbosity >= 1:
-            print(text, file=sys.stderr)
+            _print(text)
 
     def warn(self, text: str) -> None:
-        print(f"evar: warning: {text}", file=sys.stderr)
+        _print(f"evar: warning: {text}")
 
     @contextlib.contextmanager
     def bar(self, stage: str, what: str, unit: str) -> Iterator[Progress | None]:
@@ -66,6 +67,36 @@ class Bars(Reporter):
 
             yield progress
 
+    @contextlib.contextmanager
+    def grid(self, jobs: int) -> Iterator[Callable[[int, list[str]], None]]:
+        from tqdm import tqdm
+
+        hidden = self.verbosity < 0 or not sys.stderr.isatty()
+        with tqdm(
+            total=jobs, desc="grid", unit="job", file=sys.stderr, leave=False, disable=hidden, dynamic_ncols=True
+        ) as line:
+
+            def show(done: int, working: list[str]) -> None:
+                line.set_postfix_str(
+                    "; ".join(working[:4]) + (f"; {len(working) - 4} more" if working[4:] else ""), refresh=False
+                )
+                line.update(done - line.n)
+                line.refresh()
+
+            yield show
+
+
+def _print(text: str) -> None:
+    """A line on standard error, above whatever bar is there."""
+    text = printable(text)
+    if "tqdm" not in sys.modules:
+        print(text, file=sys.stderr)
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(text, file=sys.stderr)
+
 
 class TrainingBar:
     """What a pre-training looks like: a bar with loss, samples/s and time left; lines where there is no terminal."""
@@ -88,7 +119,7 @@ class TrainingBar:
         warning = text.startswith("warning: ")
         if self.hidden and not warning:
             return
-        text = f"evar: {text}" if warning else text
+        text = printable(f"evar: {text}" if warning else text)
         if self._bar is not None:
             self._bar.clear()
         print(text, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import click
 
 from evar.cli.options import (
+    compile_option,
     data_option,
-    device_option,
+    devices_option,
     embeddings_option,
     mini_option,
     output_option,
+    precision_option,
     print_json,
     results_option,
     table,
@@ -31,7 +34,9 @@ from evar.errors import EvarError, nearest
     mini_option,
     tasks_dir_option,
     click.option("--weights", metavar="FILE", help="Checkpoint of a single encoder (same as NAME@FILE)."),
-    device_option,
+    devices_option,
+    precision_option,
+    compile_option,
     click.option("--probe", metavar="NAMES", help="Protocols: fair (default), paper, knn, mlp, or a YAML file."),
     click.option("--seeds", metavar="N,N", help="Seeds instead of the protocol's own."),
     click.option(
@@ -50,6 +55,24 @@ from evar.errors import EvarError, nearest
     click.option("--limit", type=int, metavar="N", help="Use a stratified subset of N clips (marked in the row)."),
     click.option("--partial", is_flag=True, help="Accept a folder that lacks official clips (marked in the row)."),
     click.option("--skip-bad", is_flag=True, help="Skip clips that cannot be decoded (counted in the row)."),
+    click.option(
+        "--engine",
+        default="local",
+        show_default=True,
+        metavar="local|ray|submitit",
+        help="Where the cells are computed.",
+    ),
+    click.option(
+        "--workers", type=int, metavar="N", help="Encoder × task jobs at a time, each in a process of its own."
+    ),
+    click.option(
+        "-E",
+        "--engine-option",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="For the engine, as slurm_partition=gpu; repeatable.",
+    ),
+    click.option("--retries", type=int, metavar="N", help="How often a job whose process died is started again (3)."),
     click.option("--dry-run", is_flag=True, help="Say what would be done: cells, clips, hours, disk, time."),
     output_option,
     click.option("-v", "--verbose", count=True, help="Say more."),
@@ -64,6 +87,7 @@ def run_command(
     output: str,
     verbose: int,
     quiet: bool,
+    engine_option: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Score ENCODERS on TASKS and write the leaderboard.
@@ -77,9 +101,10 @@ def run_command(
       evar run byola-v2@AudioNTT2022.pth esc50,gtzan --data ~/datasets --probe fair,paper
       evar run cnn14@Cnn14.pth esc50 --layers all,3+6 --data ~/datasets
       evar run mine=py:my_package.models:Mine,logmel paper9 --data ~/datasets --dry-run
-      evar run grid.yaml
+      evar run 'random:*,byola' paper9 --data ~/datasets --workers 4
+      evar run grid.yaml --engine submitit -E slurm_partition=gpu -E timeout_min=120
     """
-    from evar import plan, runner
+    from evar import engines, plan
     from evar.cli.progress import Bars
 
     if tasks is None:
@@ -89,10 +114,14 @@ def run_command(
         given = {name for name in options if ctx.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
         options = options | {name: value for name, value in stated.items() if name not in given}
     options["probe"] = options["probe"] or "fair"
+    place = {name: options.pop(name) for name in PLACE if options.get(name) is not None}
+    options = {name: value for name, value in options.items() if name not in PLACE}
+    if engine_option:
+        place["engine_options"] = key_values(engine_option)
     reporter = Bars(-1 if quiet else verbose)
     if dry_run:
         return print_plan(plan.estimate(encoders, tasks, reporter=reporter, **options), output)
-    rows = runner.run(encoders, tasks, reporter=reporter, **options)
+    rows = engines.run(encoders, tasks, reporter=reporter, **place, **options)
     echo_command(encoders, tasks, options, Path(options["results"]))
     if output == "json":
         return print_json(rows.to_dict("records"))
@@ -106,24 +135,31 @@ def run_command(
         )
 
 
+PLACE = ("engine", "workers", "engine_options", "retries")
+"""Where a run is computed: options that change no number."""
+
+
+def key_values(words: Sequence[str]) -> dict[str, str]:
+    """`["a=1", "b=c"]` -> {"a": "1", "b": "c"}; EvarError for a word without `=`."""
+    pairs = [word.partition("=") for word in words]
+    for key, equals, _ in pairs:
+        if not equals or not key:
+            raise EvarError(f"--engine-option: expected KEY=VALUE, found {key + equals!r}")
+    return {key: value for key, _, value in pairs}
+
+
 def read_grid(path: Path) -> tuple[list, list, dict[str, Any]]:
     """A run as a file: (encoders, tasks, options). Keys are `encoders`, `tasks` and the options of `evar run`.
 
     Raises EvarError for a file that cannot be read, an unknown key or a missing one.
     """
-    import yaml
-
     from evar.cells import Settings
+    from evar.yaml_files import read_yaml
 
-    try:
-        stated = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise EvarError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EvarError(f"{path} is not YAML: {error}") from None
+    stated = read_yaml(path)
     if not isinstance(stated, dict):
         raise EvarError(f"{path}: expected the keys 'encoders' and 'tasks', found {type(stated).__name__}")
-    known = {field.name for field in fields(Settings)} | {"encoders", "tasks"}
+    known = {field.name for field in fields(Settings)} | {"encoders", "tasks", *PLACE}
     options = {str(key).replace("-", "_"): value for key, value in stated.items()}
     for key in options:
         if key not in known:

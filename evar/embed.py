@@ -1,4 +1,8 @@
-"""From files to stored embeddings: open the waveforms, give the encoder its statistics, encode each clip once."""
+"""From files to stored embeddings: open the waveforms, give the encoder its statistics, encode each clip once.
+
+Files are decoded once for each sample rate, into a cache of int16 waveforms that all encoders of that rate read. Reading,
+computing and writing overlap (`evar.compute`); what was computed is committed to the store a few times a second.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar.errors import EvarError
-from evar.files import atomic_write, digest
+from evar.compute import Computing, Halving, computed, page_locked
+from evar.errors import EvarError, out_of_memory
+from evar.files import atomic_write, check_writable, digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,30 +28,17 @@ if TYPE_CHECKING:
     from evar.audio.cache import Waveforms
     from evar.datasets.task import Task
     from evar.encoders.base import Encoder
-    from evar.store import Embeddings, Store
+    from evar.store import Embeddings, Store, Writer
 
 Progress = Callable[[int, int], None]
 Pair = tuple[str, str]  # (layer, pooling)
 PREFETCH = 4  # batches read ahead of the encoder
-
-
-def resolve_device(name: str) -> str:
-    """`auto` -> `cuda` where there is one, else `cpu`; EvarError for a device that is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise EvarError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:INDEX") from None
-    if device.type not in ("cpu", "cuda"):
-        raise EvarError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:INDEX")
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise EvarError(
-            f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen): use --device cpu"
-        )
-    return str(device)
+BATCH_SAMPLES = (
+    1 << 22
+)  # most padded samples in a batch of native lengths, 4 minutes at 16 kHz; a longer clip goes alone
+LONGEST_REASON = 400  # characters of an encoder's own error that are shown: a compiler's has thousands
+COMMIT_SECONDS = 0.25
+"""What a `kill -9` can cost. A commit has a price (0.5 ms), which a fast encoder would pay for each small batch."""
 
 
 def open_task_waveforms(
@@ -76,7 +68,10 @@ def open_task_waveforms(
 
 
 def batches(waves: Waveforms, indices: np.ndarray, encoder: Encoder, duration: str, batch: int | None) -> Iterator:
-    """Yield (clip indices, wav float32 [B, L], lengths int64 [B]), longest first, read ahead by a thread."""
+    """Yield (clip indices, wav float32 [B, L], lengths int64 [B]), longest first, read ahead by a thread.
+
+    wav is an array, or a page-locked tensor for an encoder on a GPU.
+    """
     from evar.audio.batches import length_batches
 
     size = batch or preferred_batch(encoder)
@@ -85,15 +80,15 @@ def batches(waves: Waveforms, indices: np.ndarray, encoder: Encoder, duration: s
         plan = [indices[i : i + size] for i in range(0, len(indices), size)]
     else:
         samples = None
-        plan = [
-            indices[part] for part in length_batches(waves.lengths[indices], size, equal=encoder.equal_lengths_only)
-        ]
+        equal = encoder.equal_lengths_only
+        parts = length_batches(waves.lengths[indices], size, budget=BATCH_SAMPLES, equal=equal)
+        plan = [indices[part] for part in parts]
 
     def read(part: np.ndarray) -> tuple:
         wav, lengths = waves.batch(part, samples)
         if samples is not None:  # the zeros that fill a clip up to the card's seconds belong to it
             lengths = lengths * 0 + samples
-        return part, wav, lengths
+        return page_locked((part, wav, lengths)) if encoder.device.type == "cuda" else (part, wav, lengths)
 
     yield from _read_ahead(read, plan)
 
@@ -170,14 +165,16 @@ def normalized(
     key = digest([fingerprint, waves.fingerprint, norm, duration_key(waves), [int(i) for i in indices]])
     kept = folder / "normalization" / f"{key[:32]}.json"
     try:
-        statistics = json.loads(kept.read_text())["statistics"]
-        return encoder.with_normalization(statistics)
+        text = json.loads(kept.read_text())
+        if text.pop("digest") == digest(text):  # else it is damaged, and measured again
+            return encoder.with_normalization(text["statistics"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
+    check_writable(kept.parent)
     pairs = ((wav, lengths) for _, wav, lengths in batches(waves, indices, encoder, duration, None))
     statistics = encoder.measure_normalization(pairs)
     text = {"statistics": statistics, "encoder": encoder.label, "task": task.name, "norm": norm, "clips": len(indices)}
-    atomic_write(kept, json.dumps(text, indent=1) + "\n")
+    atomic_write(kept, json.dumps(text | {"digest": digest(text)}, indent=1) + "\n")
     return encoder.with_normalization(statistics)
 
 
@@ -212,17 +209,21 @@ def embed(
     pairs: Sequence[Pair],
     fingerprint: str | None = None,
     batch: int | None = None,
+    computing: Computing | None = None,
     progress: Progress | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[Pair, Embeddings], float]:
     """The set that holds each (layer, pooling) of `pairs`, after one pass over the clips for those that the store lacks;
     and the seconds that took. Encoding that was interrupted continues at the first clip not yet journalled.
-    fingerprint: the encoder's, where the caller has it.
+    fingerprint: the encoder's, where the caller has it. computing: the default is float32 on the encoder's own device.
+    warn: takes a line that the user should not miss.
     """
+    computing = computing or Computing((str(encoder.device),))
     settings = {
         "encoder_fingerprint": fingerprint or encoder.fingerprint(),
         "clips_fingerprint": waves.fingerprint,
         "duration": duration_key(waves),
-        "precision": "fp32",
+        "precision": computing.arithmetic,
     }
     found = {pair: store.find(settings, [pair]) for pair in pairs}
     missing = [pair for pair, held in found.items() if held is None]
@@ -230,6 +231,7 @@ def embed(
         return found, 0.0
     keep_freed_memory()
     started = time.perf_counter()
+    replicas = computing.replicas(encoder)
     matrices = [(*pair, encoder.dim(*pair)) for pair in missing]
     n_clips = len(waves.ids)
     with store.writer(settings, matrices, n_clips, encoder.label, task_name) as writer:
@@ -244,18 +246,58 @@ def embed(
             skipped = np.setdiff1d(pending, good)
             writer.write(skipped, {(a, b): np.zeros((len(skipped), dim), np.float32) for a, b, dim in matrices})
             done += len(skipped)
-        for part, wav, lengths in batches(waves, good, encoder, duration, batch):
-            with naming(encoder, waves, part):
-                output = encoder.encode_pairs(wav, lengths, missing)
-            vectors = {pair: value.cpu().numpy() for pair, value in output.items()}
-            for values in vectors.values():
-                _check_finite(encoder, waves, part, values)
-            writer.write(part, vectors)
-            done += len(part)
-            if progress:
-                progress(done, n_clips)
+        encode = Halving(lambda one, wav, lengths: one.encode_pairs(wav, lengths, missing), warn)
+
+        def work(one: Encoder, part: np.ndarray, wav: object, lengths: np.ndarray) -> dict:
+            with naming(one, waves, part):
+                return encode(one, wav, lengths)
+
+        with (
+            contextlib.closing(batches(waves, good, encoder, duration, batch)) as source,
+            contextlib.closing(computed(replicas, source, work)) as results,
+            _committing(writer) as commit,
+        ):
+            for part, vectors in results:
+                for values in vectors.values():
+                    _check_finite(encoder, waves, part, values)
+                commit(part, vectors)
+                done += len(part)
+                if progress:
+                    progress(done, n_clips)
         written = writer.finish()
     return {pair: held or written for pair, held in found.items()}, time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _committing(writer: Writer) -> Iterator[Callable[[np.ndarray, dict[Pair, np.ndarray]], None]]:
+    """A function that takes rows and commits them together with those of the last COMMIT_SECONDS; the rest at the end.
+
+    Whatever ends the encoding, an error or Ctrl-C, what was computed before is kept.
+    """
+    import numpy as np
+
+    held: list[tuple[np.ndarray, dict[Pair, np.ndarray]]] = []
+    due = time.monotonic() + COMMIT_SECONDS
+
+    def write() -> None:
+        if held:
+            parts, vectors = zip(*held, strict=True)
+            held.clear()
+            writer.write(
+                np.concatenate(parts), {pair: np.concatenate([one[pair] for one in vectors]) for pair in vectors[0]}
+            )
+
+    def commit(part: np.ndarray, vectors: dict[Pair, np.ndarray]) -> None:
+        nonlocal due
+        held.append((part, vectors))
+        if time.monotonic() >= due:
+            write()
+            due = time.monotonic() + COMMIT_SECONDS
+
+    try:
+        yield commit
+    finally:
+        write()
 
 
 @contextlib.contextmanager
@@ -269,9 +311,12 @@ def naming(encoder: Encoder, waves: Waveforms, part: np.ndarray) -> Iterator[Non
         if os.environ.get("EVAR_TRACEBACK"):
             raise
         where = f"{encoder.label} failed on a batch of {len(part)} clips (the first is {waves.ids[part[0]]})"
-        if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        if out_of_memory(error):
             raise EvarError(f"{where}: out of memory: try a smaller --batch, or --device cpu") from error
-        raise EvarError(f"{where}: {type(error).__name__}: {error} (EVAR_TRACEBACK=1 shows where)") from error
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        advice = "leave --compile out; " if compiling else ""
+        raise EvarError(f"{where}: {type(error).__name__}: {reason} ({advice}EVAR_TRACEBACK=1 shows where)") from error
 
 
 def _check_finite(encoder: Encoder, waves: Waveforms, part: np.ndarray, vectors: np.ndarray) -> None:

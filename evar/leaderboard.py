@@ -20,6 +20,7 @@ RANKED_APART = [
     "train_fraction",
     "shots",
     "duration",
+    "precision",
 ]
 _WIDTH = 132  # characters, before a table is continued below
 _VARIANTS = ["layers", "pooling", "norm", "weights", "task_version", "protocol_version", "seeds", "cell_id"]
@@ -106,6 +107,7 @@ def _lines(part: pd.DataFrame) -> list[str]:
             if not pd.isna(row[column])
         ]
         changed += ["native"] if row["duration"] == "native" else []
+        changed += [row["precision"]] if row["precision"] != "fp32" else []
         names.append(row["encoder"] + (f" [{', '.join(changed)}]" if changed else ""))
     part = part.assign(line=names)
     for variant in _VARIANTS:
@@ -130,7 +132,7 @@ def _marks(row: pd.Series, notes: dict[str, str]) -> str:
     for mark, wanted, note in (
         ("p", row["partial"], "partial: official clips are missing"),
         ("c", row["contaminated"], "contaminated: the encoder was pre-trained on this task's data"),
-        ("s", row["skipped"] > 0, "clips that cannot be decoded were skipped"),
+        ("s", str(row["skipped"]) not in ("0", "<NA>"), "clips that cannot be decoded were skipped"),
     ):
         if wanted:
             marks += mark

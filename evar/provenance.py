@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import evar
 
 
-def here(device: str) -> dict:
-    """host, device, evar_version, torch_version and git_commit of this process; `device` as `resolve_device` gives it."""
+def here(devices: Sequence[str]) -> dict:
+    """host, device, evar_version, torch_version and git_commit of this process.
+
+    devices: of one kind, as `resolve_devices` gives them; several are counted, as in `4 x NVIDIA H200`.
+    """
     import torch
 
-    name = (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({torch.get_num_threads()} threads)"
-    )
+    first = devices[0]
+    name = torch.cuda.get_device_name(first) if first.startswith("cuda") else f"cpu ({torch.get_num_threads()} threads)"
     return {
         "host": platform.node(),
-        "device": name,
+        "device": name if len(devices) == 1 else f"{len(devices)} x {name}",
         "evar_version": evar.__version__,
         "torch_version": torch.__version__,
         "git_commit": git_commit(),

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evar.cli.options import device_option, output_option, print_json, with_options
-from evar.errors import EvarError
+from evar.cli.options import (
+    compile_option,
+    device_option,
+    output_option,
+    precision_option,
+    print_json,
+    with_options,
+)
+from evar.errors import EvarError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +51,7 @@ def check_command(
       evar check random:byola-v2
       evar check py:my_package.models:Mine --only "padding invariance,frames agree"
     """
-    from evar.embed import resolve_device
+    from evar.compute import resolve_device
     from evar.encoders.check import CheckResult, check_encoder
     from evar.encoders.registry import load_encoder
 
@@ -80,6 +87,8 @@ def check_command(
     click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be decoded."),
     click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Files encoded together."),
     device_option,
+    precision_option,
+    compile_option,
 )
 def encode_command(
     encoder: str,
@@ -93,6 +102,8 @@ def encode_command(
     skip_bad: bool,
     batch: int | None,
     device: str,
+    precision: str,
+    compile: bool,
 ) -> None:
     """Write the embeddings of AUDIO (files, or folders of them, at any rate) to a file.
 
@@ -111,33 +122,42 @@ def encode_command(
       evar encode random:byola-v2 a.wav b.flac -o ab.parquet --frames
       evar encode cnn14@Cnn14.pth recordings/ -o layers.npz --layers all,3+6 --pooling mean,max
     """
+    from evar.cells import PRECISIONS
     from evar.cli.encode_files import check_target, frames_writer, write_vectors
     from evar.cli.progress import Bars
-    from evar.embed import resolve_device
+    from evar.compute import Computing, resolve_device
     from evar.encoders.registry import load_encoder
+    from evar.files import check_writable
 
     path = Path(target)
     check_target(path, 1)
+    check_writable(path.parent)
     files = find_audio(audio)
-    loaded = load_encoder(encoder, weights=weights, device=resolve_device(device))
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    computing = Computing((resolve_device(device),), precision, compile)
+    loaded = load_encoder(encoder, weights=weights, device=computing.devices[0])
+    computing.check(loaded)
     pairs = _one_layer(loaded, layers, pooling) if frames else loaded.choices(layers, pooling)
     check_target(path, len(pairs))
     reading = Reading(files, loaded.sample_rate, skip_bad)
     bars = Bars()
     if loaded.needs_normalization:
         loaded = _with_statistics(loaded, norm, reading, bars)
+    about = _about(loaded, [(pairs[0][0], "frames")] if frames else pairs, computing.arithmetic)
+    loaded = computing.ready(loaded)
     with bars.bar("encode", loaded.label, "file") as progress:
         if frames:
             layer, n_frames = pairs[0][0], 0
             dim = sum(loaded.layers[part] for part in layer.split("+"))
-            with frames_writer(path, dim, _about(loaded, [(layer, "frames")])) as add:
+            with frames_writer(path, dim, about) as add:
                 for file, features, times_ms in _frames(loaded, layer, reading, batch, progress):
                     add(file, features, times_ms)
                     n_frames += len(features)
             shape = f"{n_frames} frames of {dim}"
         else:
             kept, matrices = _vectors(loaded, pairs, reading, batch, progress)
-            write_vectors(path, kept, matrices, _about(loaded, pairs))
+            write_vectors(path, kept, matrices, about)
             first = next(iter(matrices.values()))
             shape = f"{list(first.shape)}" if len(matrices) == 1 else f"{len(matrices)} matrices"
     click.echo(f"{path}: {len(reading.files)} files, {shape}")
@@ -335,7 +355,7 @@ def _with_statistics(encoder: Encoder, norm: str | None, reading: Reading, bars:
         return encoder.with_normalization(encoder.measure_normalization(pairs()))
 
 
-def _about(encoder: Encoder, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _about(encoder: Encoder, pairs: list[tuple[str, str]], precision: str) -> dict[str, Any]:
     """How embeddings were made, for the file that holds them."""
     import evar
 
@@ -345,5 +365,6 @@ def _about(encoder: Encoder, pairs: list[tuple[str, str]]) -> dict[str, Any]:
         "layers": ["/".join(pair) for pair in pairs],
         "normalization": dict(encoder.normalization) if encoder.normalization else None,
         "sample_rate": encoder.sample_rate,
+        "precision": precision,
         "evar_version": evar.__version__,
     }

@@ -86,6 +86,8 @@ class Ast(Encoder):
     version = 1
     sample_rate = SAMPLE_RATE
     preferred_batch = MappingProxyType({"cpu": 4, "cuda": 64})
+    precisions = ("fp32", "bf16")
+    compiled_parts = ("_after",)
 
     def __init__(self, model: nn.Module, mean: float = MEAN, std: float = STD, patches: str = "mean") -> None:
         """model: an `ASTModel`; mean, std: of the filterbank, which becomes (x - mean) / (2 std); patches: see above."""
@@ -165,12 +167,14 @@ class Ast(Encoder):
         times = frame_times(longest, self.hop_ms[next(iter(layers))], wav.device, self.first_ms)
         frames = {}
         for layer in layers:
-            features = wav.new_zeros(batch, len(starts), self.n_time, self.layers[layer])
-            features[present] = torch.cat([grid for grid, _ in parts[layer]])
+            grids = torch.cat([grid for grid, _ in parts[layer]])
+            features = grids.new_zeros(batch, len(starts), self.n_time, self.layers[layer])
+            features[present] = grids
             summary = None
             if self.patches == "mean":
-                summaries = wav.new_zeros(batch, len(starts), self.layers[layer])
-                summaries[present] = torch.cat([tokens for _, tokens in parts[layer]])
+                tokens = torch.cat([tokens for _, tokens in parts[layer]])
+                summaries = tokens.new_zeros(batch, len(starts), self.layers[layer])
+                summaries[present] = tokens
                 summary = (summaries * weights).sum(dim=1)
             frames[layer] = Frames(features.flatten(1, 2)[:, :longest], times, valid, summary)
         return frames
@@ -201,10 +205,13 @@ class Ast(Encoder):
         hidden, found = self.model.embeddings(fbank), []
         for i in range(deepest + 1):
             if i > 0:
-                hidden = blocks[i - 1](hidden)
+                hidden = self._after(blocks[i - 1], hidden)
             if (layer := f"layer{i}") in layers:
                 found.append((layer, self._parts_of(self.model.layernorm(hidden) if i == self.n_layers else hidden)))
         return found
+
+    def _after(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        return block(hidden)
 
     def _parts_of(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         grid = hidden[:, TOKENS:].unflatten(1, (self.n_freq, self.n_time))

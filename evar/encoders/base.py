@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evar.encoders.arithmetic import exact, in_float32
 from evar.encoders.choices import CLIP, choose, named_layer
 from evar.encoders.fingerprint import foreign_source, plain_attributes, state_digest
 from evar.encoders.inputs import checked_audio, checked_normalization
@@ -65,6 +66,11 @@ class Encoder(nn.Module):
     min_samples: int = 1
     needs_normalization: bool = False
     preferred_batch: Mapping[str, int] = MappingProxyType({"cpu": 8, "cuda": 256})
+    precisions: tuple[str, ...] = ("fp32",)
+    """Add "bf16" where the network may run under autocast: its front end must then keep float32, as `evar.audio`'s do."""
+    compiled_parts: tuple[str, ...] = ()
+    """Methods that `--compile` gives to torch.compile: tensors in, tensors out, no branch on a tensor's values."""
+    _precision = "fp32"
     weights_kind: str = "none"
     weights_sha256: str = ""
     weights_file: str = ""
@@ -253,7 +259,11 @@ class Encoder(nn.Module):
         return Frames(features, times_ms, valid, summary)
 
     def measure_normalization(self, batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
-        """Mean and standard deviation of the log-mel over all valid frames of (wav, lengths) batches, in float64."""
+        """Mean and standard deviation of the log-mel over all valid frames of (wav, lengths) batches.
+
+        Summed in float64 and given to six digits: the next ones depend on the number of threads and the batches, and what
+        is stored under a fingerprint must not.
+        """
         if not self.needs_normalization:
             raise EvarError(f"{self.label} uses no normalisation statistics: do not measure them")
         count, mean, squares = 0, 0.0, 0.0
@@ -275,7 +285,7 @@ class Encoder(nn.Module):
         std = math.sqrt(squares / count)
         if std == 0.0:
             raise EvarError(f"{self.label}: every clip is silent, so its normalisation statistics mean nothing")
-        return {"mean": mean, "std": std}
+        return {"mean": float(f"{mean:.6g}"), "std": float(f"{std:.6g}")}
 
     def with_normalization(self, stats: Mapping[str, float]) -> Encoder:
         """A new encoder that shares the weights and standardises its log-mel with `stats` = {"mean", "std"}."""
@@ -333,7 +343,9 @@ class Encoder(nn.Module):
         """The network's outputs by layer: `Frames`, or [B, D] for clip layers."""
         if self.equal_lengths_only and int(lengths.min()) < int(lengths.max()):
             return self._run_by_length(wav, lengths, layers)
-        outputs = self._outputs_of(wav, lengths, layers)
+        with torch.autocast(wav.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            outputs = self._outputs_of(wav, lengths, layers)
+        outputs = outputs if self._precision == "fp32" else in_float32(outputs)
         for layer in layers:
             if layer in self.hop_ms and int(outputs[layer].valid.max()) > outputs[layer].features.shape[1]:
                 raise EvarError(f"{self.label}: layer {layer!r} counts more valid frames than it has")
@@ -374,15 +386,8 @@ class Encoder(nn.Module):
         for module in training:
             module.training = False
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), _exact(self.device):
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), exact(self.device):
                 yield
         finally:
             for module in training:
                 module.training = True
-
-
-def _exact(device: torch.device) -> contextlib.AbstractContextManager:
-    """cuDNN convolutions without TF32 (3 digits) and without algorithms that differ from run to run."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -95,6 +95,8 @@ class Byola(Encoder):
     default_pooling = "mean+max"
     needs_normalization = True
     preferred_batch = MappingProxyType({"cpu": 32, "cuda": 256})
+    precisions = ("fp32", "bf16")
+    compiled_parts = ("_tile", "_block", "_embed")
 
     family = "byola"
     n_blocks: int
@@ -176,8 +178,9 @@ class Byola(Encoder):
         if bool((local.valid == n_frames).all()):
             return self._embed(local.features)
         valid = torch.arange(n_frames, device=local.valid.device) < local.valid[:, None]
-        embedded = local.features.new_zeros(*valid.shape, self.layers["fc"])
-        embedded[valid] = self._embed(local.features[valid])
+        values = self._embed(local.features[valid])
+        embedded = values.new_zeros(*valid.shape, self.layers["fc"])
+        embedded[valid] = values
         return embedded
 
     def _clip_by_clip(self, log_mel: Tensor, frames: Tensor, wanted: list[bool]) -> dict[int, Tensor]:
@@ -195,15 +198,20 @@ class Byola(Encoder):
             clip = log_mel[row, :, :n_valid].T
             for start in range(0, n_valid, TILE_FRAMES):
                 low, stop = max(0, start - HALO_FRAMES), min(n_valid, start + TILE_FRAMES)
-                x = clip[low : stop + HALO_FRAMES]
-                for i, (kernel, bias) in enumerate(kernels, start=1):
-                    x = _first_convolution(x, kernel, bias) if i == 1 else functional.conv2d(x, kernel, bias, padding=1)
-                    x = functional.max_pool2d(x, 2).relu_()
+                for i, features in enumerate(self._tile(clip[low : stop + HALO_FRAMES], kernels), start=1):
                     if i in outputs:
-                        features = x.permute(0, 2, 3, 1).flatten(2)[0, (start - low) // 2**i :]
-                        first, last = start // 2**i, stop // 2**i
-                        outputs[i][row, first:last] = features[: last - first]
+                        skip, first, last = (start - low) // 2**i, start // 2**i, stop // 2**i
+                        outputs[i][row, first:last] = features[skip : skip + last - first]
         return outputs
+
+    def _tile(self, x: Tensor, kernels: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Every block's features [T / 2^i, bands * channels] of log-mel frames [T, 64]."""
+        found = []
+        for kernel, bias in kernels:
+            x = functional.conv2d(x, kernel, bias, padding=1) if found else _first_convolution(x, kernel, bias)
+            x = functional.max_pool2d(x, 2).relu_()
+            found.append(x.permute(0, 2, 3, 1).flatten(2)[0])
+        return found
 
     def _folded(self, i: int) -> tuple[Tensor, Tensor]:
         """Kernel (time first, channels last in memory) and bias of block i with its batch normalisation folded in."""
@@ -223,10 +231,13 @@ class Byola(Encoder):
                 if mixed:
                     past = torch.arange(x.shape[3], device=x.device) >= (valid // 2 ** (i - 1))[:, None]
                     x = x.masked_fill(past[:, None, None], 0.0)
-                x = self.features[4 * i - 4 : 4 * i](x)
+                x = self._block(i, x)
                 if i in chunks:
                     chunks[i].append(x.permute(0, 3, 2, 1).flatten(2))
         return {i: torch.cat(parts) for i, parts in chunks.items()}
+
+    def _block(self, i: int, x: Tensor) -> Tensor:
+        return self.features[4 * i - 4 : 4 * i](x)
 
 
 class ByolaV1(Byola):

@@ -294,7 +294,7 @@ def _record_path(name: str) -> Path:
 def _record(name: str) -> dict[str, Any]:
     try:
         found = json.loads(_record_path(name).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

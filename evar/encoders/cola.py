@@ -96,7 +96,9 @@ class Cola(Encoder):
     hop_ms = MappingProxyType({"efficientnet": WINDOW_MS})
     default_layers = ("efficientnet",)
     default_pooling = "mean"
-    preferred_batch = MappingProxyType({"cpu": 16, "cuda": 256})
+    preferred_batch = MappingProxyType({"cpu": 64, "cuda": 256})
+    precisions = ("fp32", "bf16")
+    compiled_parts = ("network",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,8 +145,9 @@ class Cola(Encoder):
         for chunk in windows.split(CHUNK_WINDOWS.get(wav.device.type, 256)):
             log_mel, _ = self.front_end(chunk, torch.full((len(chunk),), WINDOW_SAMPLES, device=wav.device))
             embedded.append(self.network(log_mel))
-        features = wav.new_zeros(batch, n_windows, DIM)
-        features[present] = torch.cat(embedded)
+        values = torch.cat(embedded)
+        features = values.new_zeros(batch, n_windows, DIM)
+        features[present] = values
         times = frame_times(n_windows, WINDOW_MS, wav.device, first_ms=WINDOW_MS / 2)
         return {"efficientnet": Frames(features, times, valid)}
 

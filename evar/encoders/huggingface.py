@@ -154,7 +154,7 @@ def read_json(path: Path, label: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EvarError(f"{label}: cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvarError(f"{label}: {path} is no JSON ({error}): copy or download it again") from error
     if not isinstance(content, dict):
         raise EvarError(f"{label}: {path} holds a {type(content).__name__}: expected a JSON mapping")
@@ -168,7 +168,7 @@ def read_config(folder: Path, label: str, trust_remote_code: bool = False) -> An
         held = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
         raise EvarError(f"{label}: {folder} is no transformers model: no config.json, it holds {held}")
     content = read_json(path, label)
-    if "model_type" not in content:
+    if not isinstance(content.get("model_type"), str):
         raise EvarError(f"{label}: {path} names no model_type: it is no transformers model's config.json")
     from transformers import CONFIG_MAPPING, AutoConfig
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from torch import Tensor
 
 from evar.audio.mel import LogMel
@@ -43,6 +45,7 @@ class LogMelStatistics(Encoder):
     sample_rate = SAMPLE_RATE
     default_layers = ("logmel",)
     default_pooling = "mean_std"
+    preferred_batch = MappingProxyType({"cpu": 16, "cuda": 256})
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Mfcc(Encoder):
     sample_rate = SAMPLE_RATE
     default_layers = ("mfcc",)
     default_pooling = "mean_std"
+    preferred_batch = MappingProxyType({"cpu": 16, "cuda": 256})
 
     def __init__(self, coefficients: int = 20) -> None:
         super().__init__()

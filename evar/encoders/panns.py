@@ -129,6 +129,8 @@ class Cnn14(Encoder):
     default_layers = (FC,)
     default_pooling = CLIP
     preferred_batch = MappingProxyType({"cpu": 32, "cuda": 256})
+    precisions = ("fp32", "bf16")
+    compiled_parts = ("_block",)
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()

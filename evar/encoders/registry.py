@@ -107,6 +107,8 @@ def parse(spec: str) -> EncoderName:
         raise EvarError(f"bad encoder name {spec!r}: expected [label=]NAME[@WEIGHTS], such as byola-v2@FILE")
     if label is None:
         label = reference + (f"@{weights if scheme == 'random' else _stem(weights)}" if at else "")
+    if not label.isprintable():
+        raise EvarError(f"bad encoder name {spec!r}: its label holds a sign that cannot be printed")
     return EncoderName(label, scheme, name, weights or None)
 
 

@@ -6,8 +6,10 @@ the last. `vggish-fusion` is the multilayer fusion of layers 10 and 15 (Niizumi 
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -92,6 +94,7 @@ MODULES = {"pool2": 2, "pool5": 5, "pool10": 10, "pool15": 15, "fc17": 17, "fc19
 """Layer -> its module, counted from 0 through `features` (0 to 15) and on through `embeddings` (16 to 20, or 21)."""
 N_FEATURES = 16
 DIM = 128
+PCA_BYTES = 2**20  # of the PCA's file; the published ones have 66 and 132 kB
 PCA_LIMIT = 2.0
 """What post-processing clips to before it quantises: [-2, 2] becomes 0 to 255."""
 QUANTISERS = {"truncate": torch.floor, "round": torch.round}
@@ -131,7 +134,9 @@ class Vggish(Encoder):
     default_pooling = "mean"
     trained_on = ("youtube-8m",)
     min_samples = EXAMPLE_SAMPLES
-    preferred_batch = MappingProxyType({"cpu": 8, "cuda": 128})
+    preferred_batch = MappingProxyType({"cpu": 16, "cuda": 128})
+    precisions = ("fp32", "bf16")
+    compiled_parts = ("network",)
     final_relu = False
 
     def __init__(self, width: int = 64, postprocess: str | None = None, pca_params: str | None = None) -> None:
@@ -220,7 +225,7 @@ class Vggish(Encoder):
         for layer in layers:
             values = torch.cat(chunks.pop(layer))
             per_example = values.shape[1]
-            features = wav.new_zeros(batch, n_examples, *values.shape[1:])
+            features = values.new_zeros(batch, n_examples, *values.shape[1:])
             features[present] = values
             hop = self.hop_ms[layer]
             times = frame_times(n_examples * per_example, hop, wav.device, FIRST_MS + (hop - FRAME_MS) / 2)
@@ -261,6 +266,9 @@ def read_pca(path: str | Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise EvarError(f"PCA file {path} does not exist: {expected}")
     try:
+        expanded = sum(i.file_size for i in zipfile.ZipFile(path).infolist()) if zipfile.is_zipfile(path) else 0
+        if max(expanded, path.stat().st_size) > PCA_BYTES:
+            raise EvarError(f"PCA file {path} holds more than {PCA_BYTES:,} bytes: {expected}")
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 content = {name: archive[name] for name in archive.files}
@@ -271,10 +279,14 @@ def read_pca(path: str | Path) -> tuple[Tensor, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
             raise EvarError(f"PCA file {path} holds a {type(content).__name__}: {expected}")
-        found = [np.asarray(content[name], dtype=np.float32) for name in ("pca_eigen_vectors", "pca_means")]
-    except KeyError as error:
-        raise EvarError(f"PCA file {path} has no {error} among {', '.join(map(str, content))}: {expected}") from None
-    except (EvarError, MemoryError):
+        for name in (names := ("pca_eigen_vectors", "pca_means")):
+            if name not in content:
+                held = ", ".join(map(str, content))
+                raise EvarError(f"PCA file {path} has no {name!r} among {held}: {expected}")
+        found = [content[name] for name in names]
+        if all(math.prod(array.shape) <= DIM * DIM for array in found):  # a view can claim terabytes of one number
+            found = [np.asarray(array, dtype=np.float32) for array in found]
+    except EvarError:
         raise
     except pickle.UnpicklingError as error:
         raise EvarError(
@@ -283,7 +295,7 @@ def read_pca(path: str | Path) -> tuple[Tensor, Tensor]:
     except Exception as error:  # a broken archive raises anything at all
         raise EvarError(f"PCA file {path} cannot be read ({type(error).__name__}): {expected}") from error
     vectors, means = found
-    if vectors.shape != (DIM, DIM) or means.size != DIM:
+    if tuple(vectors.shape) != (DIM, DIM) or math.prod(means.shape) != DIM:
         raise EvarError(
             f"PCA file {path}: pca_eigen_vectors should be [{DIM}, {DIM}] and pca_means [{DIM}], they are"
             f" {list(vectors.shape)} and {list(means.shape)}"

@@ -114,6 +114,7 @@ class Wav2Vec2(Encoder):
     version = 1
     default_pooling = "mean"
     preferred_batch = MappingProxyType({"cpu": 8, "cuda": 32})
+    precisions = ("fp32", "bf16")
 
     def __init__(self, loaded: LoadedModel, name: str, settings: Mapping[str, Any], label: str) -> None:
         """loaded: the network; settings: of its feature extractor (`preprocessing`), {} for 16 kHz and normalised."""

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evar.errors import EvarError, unknown
+from evar.errors import EvarError, out_of_memory, unknown
 from evar.files import atomic_write, canonical_json, sha256_file
 
 FORMAT = 1
@@ -32,6 +33,8 @@ METADATA_KEYS = (
     "licence",
     "trained_on",
 )
+PLAIN = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool})
+PLAIN |= {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 STORE = "EVAR_PRETRAINED"
 """The environment variable that names the folder of pre-training runs; `pretrained` by default."""
 WRAPPERS = ("state_dict", "model")
@@ -72,6 +75,7 @@ def read_weights(path: str | Path) -> Weights:
     else:
         raise EvarError(f"{path} is no weights file (it starts with {head[:8]!r}): {expected}")
     for key, tensor in state.items():
+        _check_plain(key, tensor, path)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise EvarError(f"{path}: the tensor {key} holds NaN or infinity: these weights are damaged")
     return Weights(path, state, metadata, sha256)
@@ -178,7 +182,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return state, {}
     try:
         metadata = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
         raise EvarError(f"{path}: its evar metadata is no JSON mapping with a format: write it with evar again")
@@ -188,12 +192,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, metadata
 
 
+def refuse_bomb(path: Path) -> None:
+    """EvarError for a zip whose entries are larger than the file: PyTorch and NumPy store weights as they are."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            raise EvarError(f"{path} is compressed: expected a file as torch.save writes it")
+
+
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
+        if zipfile.is_zipfile(path):
+            refuse_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols: what counts is whether it loads
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
+    except (EvarError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error):
@@ -203,6 +216,8 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
             ) from error
         raise EvarError(f"{path} is a damaged PyTorch file: copy or download it again") from error
     except Exception as error:  # a broken pickle raises anything at all
+        if out_of_memory(error):
+            raise
         raise EvarError(f"{path} is a damaged PyTorch file: copy or download it again") from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -213,6 +228,17 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not state:
         raise EvarError(f"{path} holds no tensors by name: expected a state dict (names -> tensors)")
     return state
+
+
+def _check_plain(key: str, tensor: Tensor, path: Path) -> None:
+    """EvarError unless a tensor is as large as what is stored of it: a view can claim terabytes of one number."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+    if not dense or tensor.dtype not in PLAIN:
+        raise EvarError(f"{path}: the tensor {key} is of a kind ({tensor.dtype}) that holds no plain numbers")
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise EvarError(
+            f"{path}: the tensor {key} claims {list(tensor.shape)} and holds less: these weights are damaged"
+        )
 
 
 def _check_keys(metadata: Mapping[str, Any], where: str) -> None:

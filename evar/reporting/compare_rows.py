@@ -60,7 +60,7 @@ def _preferred(rows: list[dict[str, Any]], prefer: Mapping[str, str]) -> list[di
 
     def key(row: dict[str, Any]) -> tuple:
         subset = [text_of(row[column]) != "none" for column in ("limit", "train_fraction", "shots")]
-        return row["synthetic"], row["partial"], *subset, row["duration"] == "native"
+        return row["synthetic"], row["partial"], *subset, row["duration"] == "native", row["precision"] != "fp32"
 
     return sorted(sorted(rows, key=lambda row: row["started_at"], reverse=True), key=key)
 

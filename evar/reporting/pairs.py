@@ -31,6 +31,7 @@ _ALIKE = (
     ("train_fraction", "train_fraction", str),
     ("shots", "shots", str),
     ("duration", "duration", str),
+    ("precision", "precision", str),
     ("skipped", "clips skipped as undecodable", str),
     ("n_folds", "folds", str),
     ("n_seeds", "number of seeds", str),
@@ -102,7 +103,7 @@ def load_outcomes(
     if metric not in _NEEDED:
         raise EvarError(f"{name}: cannot compare the metric {metric!r}; expected accuracy or mAP")
     if results.finished(row["cell_id"]) is None:
-        raise EvarError(f"{where} are not in {results.folder}: '{again}' makes them again")
+        raise EvarError(f"{where} are not in {results.folder}, or torn: '{again}' makes them again")
     kept = results.predictions(row["cell_id"])
     missing = [column for column in _NEEDED[metric] if column not in kept.columns]
     if missing:

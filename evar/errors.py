@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What a terminal obeys (C0 without tab and line feed, DEL, C1), what turns the reading direction, and half characters
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class EvarError(Exception):
@@ -16,7 +20,22 @@ class EvarError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(printable(" ".join(str(message).split())))
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it hides, says in any library's words that there is no memory left."""
+    words = ("out of memory", "allocate memory", "bad_alloc", "start new thread", "failed to map segment")
+    while error is not None:
+        if isinstance(error, MemoryError) or any(word in str(error).lower() for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: control characters as `\\u001b`, which is how JSON writes them too."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

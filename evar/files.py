@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from evar.errors import EvarError
+
+PATIENCE = 10.0
+"""Seconds to wait in silence for a lock that a killed process may have left."""
 
 _REASONS = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again, it continues",
@@ -51,6 +57,17 @@ def make_folder(path: Path | str) -> Path:
     return path
 
 
+def check_writable(folder: Path | str) -> None:
+    """EvarError now, rather than after an hour of work, where nothing may be written in `folder`. Nothing is made."""
+    there = Path(folder).absolute()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+        with writing(folder):
+            raise OSError(errno.EROFS if read_only else errno.EACCES, "", str(folder))
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path | str, mode: str = "wb", **options: Any) -> Iterator[IO]:
     """Open a temporary neighbour of `path`; it takes the name when the block ends without an error.
@@ -65,6 +82,7 @@ def atomic_writer(path: Path | str, mode: str = "wb", **options: Any) -> Iterato
     with writing(path):
         try:
             with open(temporary, mode, **options) as stream:
+                _sweep(temporary)
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -76,6 +94,39 @@ def atomic_writer(path: Path | str, mode: str = "wb", **options: Any) -> Iterato
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_swept: set[Path] = set()
+
+
+def _sweep(temporary: Path) -> None:
+    """Remove what killed processes left beside `temporary`, a new file: once per folder, what is a day older than it.
+
+    The age is by the clock of the file system, not by ours.
+    """
+    if temporary.parent in _swept:
+        return
+    _swept.add(temporary.parent)
+    with contextlib.suppress(OSError), os.scandir(temporary.parent) as entries:
+        yesterday = temporary.stat().st_mtime - 86400
+        for entry in entries:
+            made = _TEMPORARY.fullmatch(entry.name)
+            if made and entry.stat(follow_symlinks=False).st_mtime < yesterday and not _is_running(int(made[1])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # there is no asking without harm
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
@@ -102,6 +153,8 @@ def append_bytes(path: Path | str, data: bytes) -> None:
 def lock(path: Path | str, timeout: float = -1) -> Iterator[None]:
     """Hold the lock file `path` (created beside what it guards) against other processes and threads.
 
+    On a file system without flock (some NFS and Lustre mounts) the file `PATH.held` is the lock, and is there as long as it
+    is held; one left by a killed process of another machine has to be removed by hand, which a warning says.
     Raises EvarError when `timeout` seconds (-1: wait for ever) pass while another process holds it.
     """
     import filelock
@@ -109,15 +162,42 @@ def lock(path: Path | str, timeout: float = -1) -> Iterator[None]:
     path = Path(path)
     make_folder(path.parent)
     with writing(path):
-        held = filelock.FileLock(str(path), timeout=timeout)
+        if _has_flock(path.parent.resolve()):
+            held = filelock.FileLock(str(path))
+        else:
+            held = filelock.SoftFileLock(f"{path}.held")
+        told_after = PATIENCE if isinstance(held, filelock.SoftFileLock) and not 0 <= timeout <= PATIENCE else timeout
         try:
-            held.acquire()
+            try:
+                held.acquire(timeout=told_after)
+            except filelock.Timeout:
+                if told_after == timeout:
+                    raise
+                warnings.warn(f"waiting for another evar, which holds {held.lock_file}: if none runs, remove that file")
+                held.acquire(timeout=timeout if timeout < 0 else timeout - told_after)
         except filelock.Timeout:
-            raise EvarError(f"{path} is held by another evar process: wait for it, or stop it") from None
+            raise EvarError(f"{held.lock_file} is held by another evar process: wait for it, or stop it") from None
     try:
         yield
     finally:
         held.release()
+
+
+@functools.cache
+def _has_flock(folder: Path) -> bool:
+    """Whether files in `folder` can be locked by flock: tried once, on a file without a name."""
+    import tempfile
+
+    try:
+        import fcntl
+    except ImportError:  # Windows locks in another way, always
+        return True
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+    return True  # where no file can be made, the lock itself says why
 
 
 def require_space(path: Path | str, n_bytes: int, what: str) -> None:

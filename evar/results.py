@@ -3,21 +3,25 @@
 A cell is recorded under a lock in this order: predictions (one file, atomic), its rows in `runs.csv` (one append),
 `leaderboard.csv` (rewritten, atomic, then given the time stamp of `runs.csv`). A crash between two steps loses nothing: an
 unfinished append is cut off by the next one who comes (and kept in `runs.csv.torn`), and a leaderboard with another time
-stamp than `runs.csv` is made anew. Schema: docs/architecture.md.
+stamp than `runs.csv` is made anew. What a damaged disk changes is found: predictions hold a digest of themselves, both
+tables are sealed (results_seal.py). Schema: docs/architecture.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import datetime
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from evar.errors import EvarError, unknown
+from evar.errors import EvarError, out_of_memory, unknown
 from evar.files import append_bytes, atomic_write, atomic_writer, digest, lock, make_folder, writing
 from evar.results_files import (
     AT,
@@ -28,6 +32,7 @@ from evar.results_files import (
     as_int,
     as_text,
     check_row,
+    check_summary,
     columns_of,
     csv_bytes,
     cut_torn_end,
@@ -35,11 +40,14 @@ from evar.results_files import (
     n_expected,
     read_rows,
 )
+from evar.results_seal import check, is_whole, seal, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS, LEADERBOARD, PREDICTIONS, LOCK = "runs.csv", "leaderboard.csv", "predictions", ".lock"
+_STARTED = LEADERBOARD_COLUMNS.index("started_at")
+_CONTENT = b"evar_content_sha256"  # the metadata of a table of predictions that holds the digest of what it says
 _SORT = ("synthetic", "partial", "task", "protocol", "encoder", "cell_id")
 
 
@@ -62,12 +70,16 @@ class Results:
         atomic_write(probe, b"")
         with writing(probe), contextlib.suppress(FileNotFoundError):
             probe.unlink()
+        if (self.folder / RUNS).exists():
+            check(self.folder / RUNS)
         self._cells()
 
     def record(self, cell: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], predictions: pd.DataFrame) -> None:
         """Keep one cell: its common columns, one dict per fold × seed (fold, seed, setting, converged, score, macro_f1).
 
-        What a run gives too (n_train, n_valid, n_test) is the run's own in `runs.csv`.
+        What a run gives too (n_train, n_valid, n_test) is the run's own in `runs.csv`. A cell that has these very numbers
+        already, measured twice at once or again because its predictions were lost, keeps the rows that it has.
+        What is recorded last is the newest, whatever the clock says: `started_at` is moved past that of the rows before.
         Raises EvarError for a wrong row, before anything is written, and when the folder cannot be written.
         """
         path = self.folder / RUNS
@@ -87,35 +99,41 @@ class Results:
         with self._locked():
             known = self._mended()
             with atomic_writer(self._predictions(cell["cell_id"])) as stream:
-                predictions.to_parquet(stream, index=False)
-            columns = columns_of(path)
+                _write_predictions(predictions, stream)
+            old = known.get(cell["cell_id"])
+            if old is not None:
+                if _numbers(old) == _numbers(_summary(rows)):
+                    return
+                rows = _started_after(rows, old[_STARTED])
+            columns, grown_from = columns_of(path), sealed(path)
             self._outdate_leaderboard()
             append_bytes(path, csv_bytes(_arranged(rows, columns) if columns else [RUN_COLUMNS, *rows]))
-            old = known.get(cell["cell_id"])
-            if old is None or old[LEADERBOARD_COLUMNS.index("started_at")] < rows[0][AT["started_at"]]:
-                known = {**known, cell["cell_id"]: _summary(rows)}
-            else:  # the clock went back: let all rows decide
-                known = self._scan()
-            self._write_leaderboard(known)
+            self._write_leaderboard({**known, cell["cell_id"]: _summary(rows)}, grown_from)
 
     def finished(self, cell_id: str) -> dict[str, Any] | None:
-        """The leaderboard row of a cell whose rows and predictions are both there, else None."""
+        """The leaderboard row of a cell whose rows and predictions are both there (not torn), else None."""
         row = self._cells().get(cell_id)
-        if row is None or not self._predictions(cell_id).exists():
+        if row is None or not _is_parquet(self._predictions(cell_id)):
             return None
         return frame([row], LEADERBOARD_COLUMNS).iloc[0].to_dict()
 
     def predictions(self, cell_id: str) -> pd.DataFrame:
         """Per-clip predictions of a cell (schema: docs/architecture.md); EvarError when they are absent or damaged."""
         import pandas as pd
+        import pyarrow.parquet as pq
 
         path = self._predictions(cell_id)
         try:
-            return pd.read_parquet(path)
+            read, about = pd.read_parquet(path), pq.read_schema(path).metadata or {}
+            if about.get(_CONTENT, b"").decode() not in ("", _content(read)):
+                raise ValueError("other content than was written")
         except FileNotFoundError:
             raise EvarError(f"{path} is missing: run the cell again, it will be measured anew") from None
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise EvarError(f"{path} is damaged ({type(error).__name__}): remove it and run the cell again") from None
+        return read
 
     def runs(self) -> pd.DataFrame:
         """All rows, one per fold × seed, in the order recorded; typed (ids are text, `limit` and the like nullable)."""
@@ -175,13 +193,16 @@ class Results:
 
     def _fresh_leaderboard(self, stamp: tuple[int, int]) -> dict[str, list[str]] | None:
         """leaderboard.csv by cell, when it was made from this very runs.csv; then runs.csv is whole, too."""
-        path = self.folder / LEADERBOARD
+        path, runs = self.folder / LEADERBOARD, self.folder / RUNS
         made = _stamp(path)
-        if made is None or made[1] != stamp[1]:
+        if made is None or made[1] != stamp[1] or (sealed(runs) and not is_whole(path)):
             return None
-        with contextlib.suppress(OSError, ValueError, csv.Error), open(path, encoding="utf-8", newline="") as stream:
+        broken = (EvarError, OSError, ValueError, csv.Error)
+        with contextlib.suppress(*broken), open(path, encoding="utf-8", newline="") as stream:
             header, *rows = csv.reader(stream, strict=True)
             if header == LEADERBOARD_COLUMNS and all(len(row) == len(header) for row in rows):
+                for row in rows:
+                    check_summary(row, str(path))
                 return {row[AT["cell_id"]]: row for row in rows}
         return None
 
@@ -206,11 +227,12 @@ class Results:
             with writing(path):
                 os.utime(path, (0, 0))
 
-    def _write_leaderboard(self, known: dict[str, list[str]]) -> None:
+    def _write_leaderboard(self, known: dict[str, list[str]], grown_from: tuple[int, int] | None = None) -> None:
         path, stamp = self.folder / LEADERBOARD, _stamp(self.folder / RUNS)
         atomic_write(path, csv_bytes([LEADERBOARD_COLUMNS, *sorted(known.values(), key=_sort_key)]))
         with writing(path):
             os.utime(path, ns=(stamp[1], stamp[1]))
+        seal(self.folder / RUNS, path, grown_from=grown_from)
         self._known = stamp, known
 
 
@@ -308,6 +330,48 @@ def _sort_key(row: list[str]) -> tuple[str, ...]:
     return tuple(row[LEADERBOARD_COLUMNS.index(column)] for column in _SORT)
 
 
+def _numbers(row: list[str]) -> list[str]:
+    """A leaderboard row without the volatile columns."""
+    return row[: -len(VOLATILE)]
+
+
+def _started_after(rows: list[list[str]], last: str) -> list[list[str]]:
+    """Rows that a later recording has, though the clock went back or another one began later and ended earlier."""
+    if rows[0][AT["started_at"]] > last:
+        return rows
+    with contextlib.suppress(ValueError):
+        last = (datetime.datetime.fromisoformat(last) + datetime.timedelta(microseconds=1)).isoformat(
+            timespec="microseconds"
+        )
+    return [[last if i == AT["started_at"] else text for i, text in enumerate(row)] for row in rows]
+
+
+def _write_predictions(predictions: pd.DataFrame, stream: IO[bytes]) -> None:
+    """As Parquet, with a digest: what pandas writes, and what evar alone has written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = pa.Table.from_pandas(predictions, preserve_index=False)
+    about = {b"PANDAS_ATTRS": json.dumps(predictions.attrs), _CONTENT: _content(predictions)}
+    pq.write_table(made.replace_schema_metadata({**(made.schema.metadata or {}), **about}), stream)
+
+
+def _content(predictions: pd.DataFrame) -> str:
+    """A digest of what a table of predictions says."""
+    columns = {name: column.tolist() for name, column in predictions.items()}
+    told = json.dumps([predictions.attrs, columns], default=lambda array: array.tolist())
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file has both ends of a Parquet file: it is neither missing nor torn."""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        if stream.read(4) == b"PAR1":
+            stream.seek(-4, os.SEEK_END)
+            return stream.read() == b"PAR1" and stream.tell() >= 12
+    return False
+
+
 def _arranged(rows: list[list[str]], columns: list[str]) -> list[list[str]]:
     """Rows of the schema in the columns of a file that may have more, or in another order."""
     return [[row[AT[column]] if column in AT else "" for column in columns] for row in rows]
@@ -316,6 +380,10 @@ def _arranged(rows: list[list[str]], columns: list[str]) -> list[list[str]]:
 def _stamp(path: Path) -> tuple[int, int] | None:
     """(bytes, modification time in ns), None when there is no such file."""
     try:
+        with contextlib.suppress(
+            PermissionError
+        ):  # a network folder may answer `stat` from memory until the file is opened
+            os.close(os.open(path, os.O_RDONLY))
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None

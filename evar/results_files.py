@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from evar.errors import EvarError
 from evar.files import append_bytes, writing
+from evar.results_seal import check
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,11 +77,14 @@ def as_int(text: str) -> int:
     if not text:
         return -1
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         if not float(text).is_integer():
             raise
-        return int(float(text))
+        number = int(float(text))
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{text[:40]} is beyond 64 bits")
+    return number
 
 
 def csv_bytes(rows: Iterable[Sequence[str]]) -> bytes:
@@ -92,6 +96,20 @@ def csv_bytes(rows: Iterable[Sequence[str]]) -> bytes:
 
 def _quoted(field: str) -> str:
     return '"' + field.replace('"', '""') + '"'
+
+
+def no_formula(text: str) -> str:
+    """Text for a file that people open: behind an apostrophe where a spreadsheet would run it (`=cmd()`); numbers stay.
+
+    Not for runs.csv and leaderboard.csv, which hold names as they are.
+    """
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def check_row(row: Sequence[str], where: str) -> None:
@@ -115,6 +133,11 @@ def check_row(row: Sequence[str], where: str) -> None:
                     ) from None
 
 
+def check_summary(row: Sequence[str], where: str) -> None:
+    """`check_row` of a row of leaderboard.csv."""
+    check_row([*row[: len(_CELL)], *[""] * len(_RUN), *row[len(_CELL) :]], where)
+
+
 def n_expected(row: Sequence[str]) -> int:
     """How many rows the recording has that this row belongs to: folds × seeds."""
     return max(as_int(row[AT["n_folds"]]), 1) * max(as_int(row[AT["n_seeds"]]), 1)
@@ -135,11 +158,12 @@ def read_rows(path: Path) -> Iterator[tuple[list[str], int, list[str]]]:
     """Yield (fields in the order of RUN_COLUMNS, byte offset of the row's end, fields as they stand) of a runs.csv.
 
     Reads one row at a time. Columns beyond the schema, any order of columns, a byte order mark, CRLF and blank lines are
-    fine; a torn end is left out. Raises EvarError with path and line for anything else.
+    fine; a torn end is left out. Raises EvarError with path and line for anything else, and for bytes that a disk flipped.
     """
     columns = columns_of(path)
     if not columns:
         return
+    check(path)
     order = [columns.index(column) for column in RUN_COLUMNS]
     with open(path, "rb") as stream:
         lines = _Lines(path, stream)
@@ -217,7 +241,10 @@ def _header(path: Path, stream: IO[bytes]) -> list[str]:
     text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
     if not line.endswith(b"\n") and ",".join(RUN_COLUMNS).startswith(text):
         return []  # an empty file, or a torn first write
-    columns = next(csv.reader([text]), [])
+    try:
+        columns = next(csv.reader([text]), [])
+    except csv.Error as error:
+        raise EvarError(f"{path} line 1: not CSV ({error}): restore it, or choose another --results") from None
     missing = [column for column in RUN_COLUMNS if column not in columns]
     if missing or len(set(columns)) < len(columns):
         names = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")

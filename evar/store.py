@@ -9,14 +9,20 @@
 
 A set is known by its settings (encoder, clips, duration, precision) and its matrices; label and task name its folder for
 humans only. The format is described in `store_format.py`.
+
+Each file is held to its SHA-256 when it is first wanted from a `Store`, whatever its time stamp says: a disk that rots
+leaves time stamps alone, and a probe reads the rows many times anyway. A damaged set is never served; who writes its
+matrices next puts it aside (`NAME.damaged`), with a warning, and makes it anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +32,7 @@ import numpy as np
 from evar.errors import EvarError
 from evar.files import lock, make_folder, require_space, sha256_file, writing
 from evar.store_format import (
+    DAMAGED,
     FLOAT,
     FRAMES,
     INT,
@@ -34,6 +41,7 @@ from evar.store_format import (
     OFFSETS,
     ROWS,
     TIMES,
+    Damaged,
     Matrix,
     Meta,
     checksum,
@@ -47,6 +55,9 @@ from evar.store_format import (
     write_at,
     write_meta,
 )
+from evar.store_sets import Embeddings, RowSource
+
+__all__ = ["Embeddings", "RowSource", "Store", "Writer"]
 
 _SYNC_SECONDS = 5.0  # `kill -9` loses nothing anyway; a power cut loses at most what was written since
 
@@ -56,6 +67,7 @@ class Store:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self._whole: set[tuple[Path, int, int, int]] = set()  # files whose checksum held: path, inode, size, time
 
     def writer(
         self,
@@ -78,16 +90,46 @@ class Store:
         return Writer(self, Meta(plain(settings), made, n_clips, ragged, label, task))
 
     def find(self, settings: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> Embeddings | None:
-        """The complete set of these settings that holds all `wanted` (layer, pooling), under any label or task."""
+        """The complete, undamaged set of these settings that holds all `wanted` (layer, pooling), under any label or task."""
         settings = plain(settings)
         for folder in set_folders(self.root, settings_key(settings)):
-            meta = read_meta(folder)
-            if meta is None or not meta.complete or meta.settings != settings:
-                continue
-            if set(map(tuple, wanted)) <= {matrix.pair for matrix in meta.matrices}:
-                with contextlib.suppress(FileNotFoundError):  # pruned at this very moment
-                    return Embeddings(folder, meta)
+            with contextlib.suppress(Damaged):
+                if (found := self._opened(folder, settings, wanted)) is not None:
+                    return found
         return None
+
+    def _opened(self, folder: Path, settings: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> Embeddings | None:
+        """The set in `folder` if it is complete and holds all `wanted`; Damaged when their files are not as written."""
+        meta = read_meta(folder)
+        if meta is None or not meta.complete or meta.settings != settings:
+            return None
+        if not set(map(tuple, wanted)) <= {matrix.pair for matrix in meta.matrices}:
+            return None
+        try:
+            for name in meta.files_of(wanted):
+                if (stamp := _stamp(folder / name)) not in self._whole:
+                    if sha256_file(folder / name) != meta.sha256.get(name):
+                        raise Damaged(f"{folder / name} is not what was written")
+                    self._whole.add(stamp)
+            return Embeddings(folder, meta)
+        except FileNotFoundError as error:  # lost, or the set is pruned at this very moment
+            raise Damaged(f"{error.filename} is missing") from None
+        except PermissionError as error:
+            raise EvarError(f"{error.filename} cannot be read ({error.strerror})") from None
+        except OSError as error:
+            raise Damaged(f"{folder} cannot be read ({error.strerror})") from None
+
+    def _put_damaged_aside(self, settings: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> None:
+        """Take damaged sets of these settings out of the way, and say so; the caller holds their lock."""
+        for folder in set_folders(self.root, settings_key(settings)):
+            try:
+                self._opened(folder, settings, wanted)
+            except Damaged as error:
+                aside = folder.with_name(folder.name + DAMAGED)  # the last one is kept, not all: they do not pile up
+                with writing(folder):
+                    shutil.rmtree(aside, ignore_errors=True)
+                    folder.rename(aside)
+                warnings.warn(f"stored embeddings are damaged ({error}): put aside in {aside}, and encoded again")
 
     def list_sets(self) -> list[dict]:
         """One row per set: encoder, task, clips, matrices [(layer, pooling, dim)], bytes, complete, created, key, path."""
@@ -135,8 +177,10 @@ class Writer:
         self._exit = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock(self._store.lock_path(self.meta.key)))
-            self._found = self._store.find(self.meta.settings, [matrix.pair for matrix in self.meta.matrices])
+            wanted = [matrix.pair for matrix in self.meta.matrices]
+            self._found = self._store.find(self.meta.settings, wanted)
             if self._found is None:
+                self._store._put_damaged_aside(self.meta.settings, wanted)
                 self._open(stack)
             self._exit = stack.pop_all()
         return self
@@ -208,6 +252,7 @@ class Writer:
                 )
             self._sync()
             sums = {name: sha256_file(self.folder / name) for name in self.meta.lasting_files()}
+            self._store._whole |= {_stamp(self.folder / name) for name in sums}
             self.meta = write_meta(self.folder, replace(self.meta, complete=True, sha256=sums))
             for name in {JOURNAL, *self.meta.files()} - set(self.meta.lasting_files()):
                 with writing(self.folder / name), contextlib.suppress(FileNotFoundError):
@@ -293,6 +338,11 @@ class Writer:
         self._synced = time.monotonic()
 
 
+def _stamp(path: Path) -> tuple[Path, int, int, int]:
+    status = path.stat()
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _check_block(block: np.ndarray, shape: tuple[int, int], matrix: Matrix) -> None:
     if block.shape != shape:
         raise EvarError(
@@ -307,77 +357,3 @@ def _check_finite(finite: np.ndarray, indices: np.ndarray, matrix: Matrix) -> No
             f"embeddings of {matrix.layer}/{matrix.pooling} are not finite for {len(bad)} clips (first: clip index "
             f"{bad[0]}): nothing of this batch was stored; look at that clip's audio and at the encoder"
         )
-
-
-class Embeddings:
-    """A complete set, memory-mapped read-only."""
-
-    def __init__(self, folder: Path, meta: Meta) -> None:
-        self.path, self.meta = folder, meta
-        self.n_clips, self.ragged = meta.n_clips, meta.ragged
-        self.matrices = [(matrix.layer, matrix.pooling, matrix.dim) for matrix in meta.matrices]
-        if meta.ragged:
-            offsets = self._map(OFFSETS, INT, (meta.n_clips + 1,))
-            self._starts, self._ends = np.empty(meta.n_clips, np.int64), np.empty(meta.n_clips, np.int64)
-            order = self._map(ROWS, INT, (meta.n_clips,))
-            self._starts[order], self._ends[order] = offsets[:-1], offsets[1:]
-            height = int(offsets[-1])
-            self._times = self._map(TIMES, FLOAT, (height,))
-        else:
-            height = meta.n_clips
-        self._data = [self._map(f"{i}.f32", FLOAT, (height, matrix.dim)) for i, matrix in enumerate(meta.matrices)]
-
-    def source(self, layer: str, pooling: str) -> RowSource:
-        """The rows of one matrix [n_clips, dim], in clip order, without reading them. KeyError: no such matrix."""
-        index = self.meta.index(layer, pooling)
-        if self.ragged:
-            raise ValueError("a ragged set has frames, not rows: use frames(layer, i)")
-        return RowSource(self._data[index])
-
-    def rows(self, layer: str, pooling: str, indices: np.ndarray | None = None) -> np.ndarray:
-        """float32 [n, dim] in memory: all clips in clip order, or those of `indices`."""
-        return self.source(layer, pooling)[slice(None) if indices is None else indices]
-
-    def frames(self, layer: str, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Clip `i` of a ragged set: (float32 [T, dim], times in ms float32 [T]), both read-only views of the file."""
-        span = slice(self._starts[i], self._ends[i])
-        return self._data[self.meta.index(layer, FRAMES)][span], self._times[span]
-
-    def _map(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        path, expected = self.path / name, int(np.prod(shape)) * dtype.itemsize
-        if (found := path.stat().st_size) != expected:
-            raise EvarError(
-                f"{path} has {found:,} bytes, expected {expected:,}: remove the set with 'evar store prune --key "
-                f"{self.path.name}' and run again"
-            )
-        return np.asarray(np.memmap(path, dtype, "r", shape=shape)) if expected else np.empty(shape, dtype)
-
-
-class RowSource:
-    """Rows [n, dim] that stay on the disk: has `shape` and `dtype`, gathers by int64 array or slice, walks in chunks."""
-
-    def __init__(self, data: np.ndarray, chosen: np.ndarray | None = None) -> None:
-        self._data, self._chosen = data, chosen
-        self.shape = (len(data) if chosen is None else len(chosen), data.shape[1])
-        self.dtype = np.dtype(np.float32)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, indices: np.ndarray | slice) -> np.ndarray:
-        """float32 [n, dim], a copy in memory."""
-        return np.array(self._data[indices if self._chosen is None else self._chosen[indices]], np.float32)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or np.float32, copy=False)
-
-    def subset(self, indices: np.ndarray) -> RowSource:
-        """These rows only, in this order; still on the disk."""
-        indices = np.asarray(indices, np.int64)
-        return RowSource(self._data, indices if self._chosen is None else self._chosen[indices])
-
-    def chunks(self, n: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (slice of positions, float32 [<= n, dim]) over all rows, a chunk in memory at a time."""
-        for start in range(0, len(self), n):
-            part = slice(start, min(start + n, len(self)))
-            yield part, self[part]

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from evar.errors import EvarError
 from evar.files import lock, make_folder, sha256_file, writing
-from evar.store_format import JOURNAL, committed, read_meta, set_folders
+from evar.store_format import DAMAGED, JOURNAL, committed, damaged_folders, read_meta, set_folders
 
 
 def list_sets(root: Path) -> list[dict]:
-    """One row per set, as `Store.list_sets` says. A set without a readable meta.json has empty fields and a `problem`."""
+    """One row per set, as `Store.list_sets` says; those that were put aside too.
+
+    A set without a readable meta.json has empty fields and a `problem`.
+    """
     rows = []
-    for folder in set_folders(root):
+    for folder in [*set_folders(root), *damaged_folders(root)]:
         row = {
             "encoder": folder.parts[-3],
             "task": folder.parts[-2],
@@ -31,11 +34,13 @@ def list_sets(root: Path) -> list[dict]:
             "problem": "",
         }
         try:
-            meta = read_meta(folder)
+            meta = None if folder.name.endswith(DAMAGED) else read_meta(folder)
         except EvarError as error:
             row["problem"] = str(error)
         else:
-            if meta is None:
+            if folder.name.endswith(DAMAGED):
+                row["problem"] = f"{folder} was damaged and is put aside"
+            elif meta is None:
                 row["problem"] = f"{folder} has no meta.json"
             else:
                 row |= {"encoder": meta.label, "task": meta.task, "clips": meta.n_clips}
@@ -49,7 +54,7 @@ def verify(root: Path) -> list[str]:
     """One line per problem, as `Store.verify` says."""
     problems = []
     for folder in set_folders(root):
-        mend = f"remove it with 'evar store prune --key {folder.name}' and run again"
+        mend = f"a run that needs it makes it anew, 'evar store prune --key {folder.name}' removes it"
         try:
             meta = read_meta(folder)
         except EvarError as error:
@@ -83,6 +88,9 @@ def prune(
     """Remove sets, as `Store.prune` says; returns the bytes freed."""
     if predicate is None and key is None and older_days is None and not incomplete:
         raise EvarError("nothing to prune was named: give a key, an age or 'incomplete'")
+    trash = root / ".trash"
+    if trash.is_symlink():
+        raise EvarError(f"{trash} is a link, and evar clears what is in it: remove the link")
     now, freed, matches = datetime.datetime.now(datetime.timezone.utc), 0, 0
     for row in list_sets(root):
         fits = (
@@ -96,7 +104,6 @@ def prune(
             freed += row["bytes"]
     if key is not None and not matches:
         raise EvarError(f"no set with key {key!r} in {root}: 'evar store list' shows the keys")
-    trash = root / ".trash"
     if trash.is_dir() and not dry_run:
         with writing(trash):
             shutil.rmtree(trash)
@@ -104,7 +111,12 @@ def prune(
 
 
 def _remove(root: Path, folder: Path, dry_run: bool) -> bool:
-    """Remove a set unless a writer holds it: out of sight in one step, so that a kill leaves no half of it."""
+    """Remove a set unless a writer holds it: out of sight in one step, so that a kill leaves no half of it.
+
+    What a linked folder leads to is left alone.
+    """
+    if folder.parent.is_symlink() or folder.parent.parent.is_symlink():
+        return False
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock(root / ".locks" / f"{folder.name.partition('-')[0]}.lock", timeout=0))
@@ -127,7 +139,7 @@ def _age_days(row: dict, now: datetime.datetime) -> float:
         written = datetime.datetime.fromisoformat(row["created"])
     else:
         written = datetime.datetime.fromtimestamp(Path(row["path"]).stat().st_mtime, datetime.timezone.utc)
-    return (now - written).total_seconds() / 86400
+    return max((now - written).total_seconds() / 86400, 0.0)  # a clock that went back makes nothing younger than new
 
 
 def _bytes(folder: Path) -> int:

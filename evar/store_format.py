@@ -31,9 +31,15 @@ from evar.files import atomic_write, canonical_json, digest, writing
 
 FORMAT = 1
 FRAMES = "frames"  # the pooling of a ragged matrix: none, one row per frame
+MOST_CLIPS = 2**33  # more is damage: a byte per clip is kept while a set is written
 FLOAT, INT = np.dtype("<f4"), np.dtype("<i8")
 META, JOURNAL, ROWS, OFFSETS, TIMES = "meta.json", "journal", "rows.i64", "offsets.i64", "times.f32"
+DAMAGED = ".damaged"  # ends the name of a set that was put aside: no longer a set, kept until it is pruned
 _FOLDER = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
+
+
+class Damaged(EvarError):
+    """What is stored is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class Meta:
         """The data files that stay when the set is complete."""
         return [name for name in self.files() if self.ragged or name != ROWS]
 
+    def files_of(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
+        """The lasting files that are read for these (layer, pooling)."""
+        matrices = {f"{self.index(*pair)}.f32" for pair in pairs}
+        return [name for name in self.lasting_files() if name in matrices or not name.endswith("f32") or name == TIMES]
+
     def index(self, layer: str, pooling: str) -> int:
         """The number of the matrix; KeyError when the set has no such matrix."""
         for i, matrix in enumerate(self.matrices):
@@ -120,6 +131,12 @@ def set_folders(root: Path, key: str = "*") -> list[Path]:
     return sorted(path for path in root.glob(f"*/*/{key}-*") if _FOLDER.fullmatch(path.name) and path.is_dir())
 
 
+def damaged_folders(root: Path) -> list[Path]:
+    """The folders of all sets that were put aside, sorted."""
+    found = root.glob(f"*/*/*{DAMAGED}")
+    return sorted(path for path in found if _FOLDER.fullmatch(path.name.removesuffix(DAMAGED)) and path.is_dir())
+
+
 def write_meta(folder: Path, meta: Meta) -> Meta:
     """Write meta.json in one step, stamped with the time; returns what was written."""
     meta = replace(meta, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
@@ -143,14 +160,14 @@ def write_meta(folder: Path, meta: Meta) -> Meta:
 
 
 def read_meta(folder: Path) -> Meta | None:
-    """The set in `folder`, or None where it has no meta.json; EvarError when that is damaged or of another format."""
+    """The set in `folder`, or None where it has no meta.json; Damaged when that is damaged or of another format."""
     path = folder / META
-    mend = f"remove the set with 'evar store prune --key {folder.name}' and run again"
+    mend = f"a run that needs it makes it anew, 'evar store prune --key {folder.name}' removes it"
     try:
         content = json.loads(path.read_text("utf-8"))
         version = content["format"]
         if version != FORMAT:
-            raise EvarError(f"{path}: store format {version}, this evar reads {FORMAT}: use another evar, or {mend}")
+            raise Damaged(f"{path}: store format {version}, this evar reads {FORMAT}: {mend}")
         meta = Meta(
             settings=dict(content["settings"]),
             matrices=tuple(Matrix(str(m["layer"]), str(m["pooling"]), int(m["dim"])) for m in content["matrices"]),
@@ -162,15 +179,18 @@ def read_meta(folder: Path) -> Meta | None:
             complete=bool(content["complete"]),
             sha256=dict(content["sha256"]),
         )
-        datetime.datetime.fromisoformat(meta.created)
+        aware = datetime.datetime.fromisoformat(meta.created).tzinfo is not None
+        if not aware or not 0 <= meta.n_clips <= MOST_CLIPS or not all(m.dim > 0 for m in meta.matrices):
+            raise ValueError("a number or a time that no writer writes")
+        name = meta.folder_name
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise EvarError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise EvarError(f"{path} is damaged: {mend}") from None
-    if meta.folder_name != folder.name:
-        raise EvarError(f"{path} describes another set ({meta.folder_name}): {mend}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise Damaged(f"{path} is damaged: {mend}") from None
+    if name != folder.name:
+        raise Damaged(f"{path} describes another set ({name}): {mend}")
     return meta
 
 

@@ -9,6 +9,9 @@ A cache folder is named by a digest of what was asked for (ids, files, segments,
 
 The first two only grow (journal.py), so a build that was killed goes on where it stopped. A clip whose file changed
 (size or time) is decoded again and appended; the other clips stay.
+
+Samples are held to their digest when a clip is first given out by `batch` (1 ns a byte; a network takes 100): a clip
+that a disk has damaged is decoded again and mended where it lies. `crops`, of pre-training, does not look.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evar.audio.decode import FULL_SCALE, decode_int16, samples_after_decoding
-from evar.audio.journal import JOURNAL, RECORD, SAMPLES, Journal, latest
+from evar.audio.journal import JOURNAL, RECORD, SAMPLES, Journal, content_digest, file_stamps, latest
 from evar.errors import EvarError
 from evar.files import atomic_write, canonical_json, digest, lock, require_space
 
@@ -59,6 +63,7 @@ class Waveforms:
     _samples: np.ndarray = field(repr=False)
     _offsets: np.ndarray = field(repr=False)
     _gains: np.ndarray = field(repr=False)
+    _vouch: _Vouch = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,6 +74,7 @@ class Waveforms:
         A clip longer than `samples` is cut to it. Raises ValueError for the index of a clip in `bad`.
         """
         indices = self._readable(indices)
+        mended = self._vouch.check(self._samples, indices)
         lengths = self.lengths[indices]
         if samples is None:
             samples = int(lengths.max(initial=0))
@@ -76,8 +82,9 @@ class Waveforms:
             lengths = np.minimum(lengths, samples)
         batch = np.empty((len(indices), samples), dtype=np.float32)
         starts, gains = self._offsets[indices].tolist(), self._gains[indices]
-        for row, start, length, gain in zip(batch, starts, lengths.tolist(), gains, strict=True):
-            np.multiply(self._samples[start : start + length], gain, out=row[:length])
+        for clip, row, start, length, gain in zip(indices, batch, starts, lengths.tolist(), gains, strict=True):
+            held = mended[clip][:length] if clip in mended else self._samples[start : start + length]
+            np.multiply(held, gain, out=row[:length])
             row[length:] = 0.0
         return batch, lengths
 
@@ -150,15 +157,17 @@ def open_waveforms(
     if not clips.ids:
         raise EvarError("there are no clips to decode: the task is empty")
     folder = Path(cache_dir) / clips.key()
-    stamps = _stamps(clips.files)
+    stamps = file_stamps(clips.files)
     ready = _open_complete(folder, clips, stamps, skip_bad)
     if ready is not None:
         return ready
     with lock(folder / "lock"):
         ready = _open_complete(folder, clips, stamps, skip_bad)  # another process may have built it meanwhile
         if ready is None:
-            _build(folder, clips, stamps, skip_bad, workers, progress)
+            decoded = _build(folder, clips, stamps, skip_bad, workers, progress)
             ready = _open_complete(folder, clips, stamps, skip_bad)
+            if ready is not None:
+                ready._vouch.checked[decoded] = True
     if ready is None:
         raise EvarError(f"the waveform cache {folder} changed while it was read: run the same command again")
     return ready
@@ -184,6 +193,47 @@ class _Clips:
         return self.files[clip], self.sample_rate, self.starts[clip], self.stops[clip], self.seconds
 
 
+@dataclass(eq=False)
+class _Vouch:
+    """Whether samples are those that were decoded; those that are not are decoded again."""
+
+    folder: Path
+    clips: _Clips
+    records: np.ndarray
+    inode: int
+    checked: np.ndarray
+    mended: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def check(self, samples: np.ndarray, indices: np.ndarray) -> dict[int, np.ndarray]:
+        """Hold the clips of `indices` that were not yet seen to their digests; the mended clips, int16 [n] by index."""
+        for clip in indices[~self.checked[indices]].tolist():
+            record = self.records[clip]
+            held = samples[record["offset"] : record["offset"] + record["length"]]
+            if content_digest(held, record["scale"]) != record["digest"].tobytes():
+                self._mend(clip, record)
+            self.checked[clip] = True
+        return self.mended
+
+    def _mend(self, clip: int, record: np.ndarray) -> None:
+        again = _decode_one(self.clips, clip)
+        path = self.folder / SAMPLES
+        if again.digest != record["digest"].tobytes():
+            raise EvarError(
+                f"{path} is damaged at clip {self.clips.ids[clip]!r}, and its file does not give what it gave"
+                f"{f' ({again.reason})' if again.reason else ''}: remove {self.folder} and run the same command again"
+            )
+        self.mended[clip] = again.samples
+        with (
+            contextlib.suppress(EvarError, OSError),
+            lock(self.folder / "lock", timeout=0),
+            open(path, "r+b") as stream,
+        ):
+            if os.fstat(stream.fileno()).st_ino == self.inode:  # not one that was begun anew
+                stream.seek(2 * int(record["offset"]))
+                stream.write(again.samples.tobytes())
+        warnings.warn(f"clip {self.clips.ids[clip]!r} in {path} was damaged: decoded again")
+
+
 class _Decoded(NamedTuple):
     """One clip from a decoding thread: samples, or the reason why there are none."""
 
@@ -194,29 +244,19 @@ class _Decoded(NamedTuple):
     reason: str | None
 
 
-def _stamps(paths: Iterable[str]) -> np.ndarray:
-    """int64 [N, 2]: size and modification time (ns) of each file; -1 where there is none."""
-    seen: dict[str, tuple[int, int]] = {}
-    for path in paths:
-        if path not in seen:
-            try:
-                info = os.stat(path)
-                seen[path] = (info.st_size, info.st_mtime_ns)
-            except OSError:
-                seen[path] = (-1, -1)
-    return np.array([seen[path] for path in paths], dtype=np.int64)
-
-
 def _open_complete(folder: Path, clips: _Clips, stamps: np.ndarray, skip_bad: bool) -> Waveforms | None:
     """The cache in `folder` if it is complete, undamaged and up to date, else None. Writes nothing."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
+        if meta.pop("crc") != _crc(meta):
+            return None
         journal = (folder / JOURNAL).read_bytes()
+        inode = (folder / SAMPLES).stat().st_ino
         samples = np.memmap(folder / SAMPLES, dtype="<i2", mode="r")
         told = [meta["records"], meta["journal_crc"], meta["samples"]]
         bad = {int(clip): entry for clip, entry in meta["bad"].items()}
         fingerprint = meta["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if told != [len(journal) // RECORD.itemsize, zlib.crc32(journal), len(samples)] or (bad and not skip_bad):
         return None
@@ -238,6 +278,7 @@ def _open_complete(folder: Path, clips: _Clips, stamps: np.ndarray, skip_bad: bo
         _samples=samples.view(np.ndarray),
         _offsets=offsets,
         _gains=scales / np.float32(FULL_SCALE),
+        _vouch=_Vouch(folder, clips, newest, inode, np.zeros(len(clips.ids), bool)),
     )
 
 
@@ -248,8 +289,8 @@ def _build(
     skip_bad: bool,
     workers: int | None,
     progress: Progress | None,
-) -> None:
-    """Decode what is missing and append it; the caller holds the lock."""
+) -> list[int]:
+    """Decode what is missing and append it, and say which clips that were; the caller holds the lock."""
     total = len(clips.ids)
     journal = Journal(folder, stamps)
     newest, fresh = latest(journal.records, stamps)
@@ -271,6 +312,7 @@ def _build(
     if bad and (not skip_bad or len(bad) == total):
         raise _cannot_decode(bad, total, skip_bad)
     _finish(folder, clips, stamps, journal.records, bad)
+    return todo
 
 
 def _cores() -> int:
@@ -298,9 +340,7 @@ def _decode_one(clips: _Clips, clip: int) -> _Decoded:
     except EvarError as error:
         return _Decoded(clip, np.empty(0, np.int16), 1.0, bytes(16), str(error))
     samples = np.ascontiguousarray(samples, dtype="<i2")
-    content = hashlib.blake2b(samples, digest_size=16)
-    content.update(np.float32(scale).tobytes())
-    return _Decoded(clip, samples, scale, content.digest(), None)
+    return _Decoded(clip, samples, scale, content_digest(samples, scale), None)
 
 
 def _require_space(folder: Path, clips: _Clips, todo: list[int], workers: int) -> None:
@@ -339,4 +379,8 @@ def _finish(folder: Path, clips: _Clips, stamps: np.ndarray, records: np.ndarray
         "fingerprint": content.hexdigest(),
         "bad": {str(clip): {"reason": bad[clip], "stamp": stamps[clip].tolist()} for clip in sorted(bad)},
     }
-    atomic_write(folder / "meta.json", json.dumps(meta, indent=1))
+    atomic_write(folder / "meta.json", json.dumps(meta | {"crc": _crc(meta)}, indent=1))
+
+
+def _crc(meta: dict) -> int:
+    return zlib.crc32(canonical_json(meta).encode())

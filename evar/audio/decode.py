@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RATES = (1_000, 768_000)  # Hz; a header outside of this is damage, not audio
 MAX_CHANNELS = 64
 FULL_SCALE = 32768.0  # what libsndfile divides 16-bit samples by
-_BLOCK = 1 << 20  # frames read at once: a header that lies about its length costs no memory
+_BLOCK = 1 << 20  # samples of all channels read at once: a header that lies about its length costs no memory
 _UNKNOWN = 1 << 48  # libsndfile reports 2 ** 63 - 1 frames where a stream does not say its length
 _FILTER = 512  # samples, at the lower rate, that soxr's HQ filter looks ahead (6e-8 at 256)
 _MP3_SLACK = 1152  # frames: an mp3's length tag may count one packet of padding too many
@@ -141,7 +141,7 @@ def _read(path: Path | str, sound: soundfile.SoundFile, first: int, count: int, 
         if first:
             sound.seek(first)
         while found < count:
-            want = min(count - found, _BLOCK)
+            want = min(count - found, _BLOCK // sound.channels)
             block = sound.read(want, dtype=dtype)
             blocks.append(block if block.ndim == 1 else block.mean(axis=1))
             found += len(block)
@@ -204,8 +204,8 @@ def _check_present(path: Path | str) -> None:
             missing = _missing_bytes(stream, info.st_size)
     except FileNotFoundError:
         raise EvarError(f"{path} is missing: expected an audio file there") from None
-    except OSError as error:
-        raise EvarError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise EvarError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
     if missing > _HEADER_SLACK:
         raise EvarError(
             f"{path} is truncated: {missing} of the bytes that it promises are not there ({info.st_size} are); "

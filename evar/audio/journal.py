@@ -7,9 +7,11 @@ journal says is true, and what lies beyond it is cut off.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,26 @@ def latest(records: np.ndarray, stamps: np.ndarray) -> tuple[np.ndarray, np.ndar
     newest = records[row] if len(records) else np.zeros(len(stamps), dtype=RECORD)
     same_size, same_time = newest["file_size"] == stamps[:, 0], newest["file_mtime_ns"] == stamps[:, 1]
     return newest, (row >= 0) & same_size & same_time
+
+
+def file_stamps(paths: Sequence[str]) -> np.ndarray:
+    """int64 [N, 2]: size and modification time (ns) of each file; -1 where there is none."""
+    seen: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        if path not in seen:
+            try:
+                info = os.stat(path)
+                seen[path] = (info.st_size, info.st_mtime_ns)
+            except OSError:
+                seen[path] = (-1, -1)
+    return np.array([seen[path] for path in paths], dtype=np.int64)
+
+
+def content_digest(samples: np.ndarray, scale: float) -> bytes:
+    """16 bytes that stand for the content of a clip."""
+    content = hashlib.blake2b(samples, digest_size=16)
+    content.update(np.float32(scale).tobytes())
+    return content.digest()
 
 
 def _true_records(folder: Path, n_clips: int) -> np.ndarray:

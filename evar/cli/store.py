@@ -41,7 +41,7 @@ def list_sets(embeddings: str, output: str) -> None:
             f"{one['clips']:,}",
             " ".join(f"{layer}/{pooling}[{dim}]" for layer, pooling, dim in one["matrices"]),
             human_bytes(one["bytes"]),
-            "complete" if one["complete"] else "unfinished",
+            "complete" if one["complete"] else "damaged" if one["problem"] else "unfinished",
             one["key"],
         ]
         for one in sets
@@ -72,7 +72,7 @@ def verify(ctx: click.Context, embeddings: str) -> None:
 @store_command.command("prune")
 @with_options(
     embeddings_option,
-    click.option("--incomplete", is_flag=True, help="Remove unfinished sets."),
+    click.option("--incomplete", is_flag=True, help="Remove unfinished sets and damaged ones."),
     click.option("--key", metavar="KEY", help="Remove the set of this key (as listed)."),
     click.option(
         "--older", type=click.FloatRange(min=0), metavar="DAYS", help="Remove sets not written for this many days."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evar.datasets import layouts
 from evar.datasets.tables import SYNTHETIC_FILE, first_names
 from evar.errors import EvarError
-from evar.files import atomic_write, lock, make_folder, require_space, writing
+from evar.files import atomic_write, digest, lock, make_folder, require_space, sha256_file, writing
 
 if TYPE_CHECKING:
     from evar.datasets.card import Card
@@ -47,6 +47,10 @@ def make(card: Card, root: Path | str) -> Path:
         "seed": SEED,
         "evar_version": evar.__version__,
     }
+    with contextlib.suppress(FileNotFoundError):  # another process gives it its name at this very moment
+        _refuse_other(root, card)
+        if _is_intact(root, about):  # its folder may be one that can only be read
+            return root
     make_folder(root.parent)
     with lock(root.with_name(f".{root.name}.lock")):
         _refuse_other(root, card)
@@ -61,6 +65,7 @@ def make(card: Card, root: Path | str) -> Path:
                 atomic_write(temporary / SYNTHETIC_FILE, json.dumps(about))
                 layout.write_mini(temporary, given)
                 stated = about | _counted(temporary, layout, given) | {"sizes": _sizes(temporary)}
+                stated["digest"] = _digest(temporary, stated)
                 atomic_write(temporary / SYNTHETIC_FILE, json.dumps(stated, indent=1) + "\n")
                 _put(temporary, root)
             finally:
@@ -74,7 +79,9 @@ def _refuse_other(root: Path, card: Card) -> None:
         return
     stated = _stated(root)
     if stated is None:
-        raise EvarError(f"{root} is in the way and no mini (it has no {SYNTHETIC_FILE}); choose another folder")
+        raise EvarError(
+            f"{root} is in the way and no mini (it has no readable {SYNTHETIC_FILE}); remove it, or choose another folder"
+        )
     if stated.get("card") != card.name:
         raise EvarError(f"{root} is the mini of {stated.get('card')!r}, not of {card.name!r}; choose another folder")
     strangers = sorted(set(_sizes(root)) - set(stated.get("sizes", ())))
@@ -86,7 +93,7 @@ def _stated(root: Path) -> dict[str, Any] | None:
     """What a mini says of itself; None where there is none."""
     try:
         stated = json.loads((root / SYNTHETIC_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return stated if isinstance(stated, dict) else None
 
@@ -94,13 +101,19 @@ def _stated(root: Path) -> dict[str, Any] | None:
 def _is_intact(root: Path, about: dict[str, Any]) -> bool:
     stated = _stated(root) or {}
     same = all(stated.get(key) == value for key, value in about.items())
-    return same and stated.get("sizes") == _sizes(root)
+    sound = same and stated.get("sizes") == _sizes(root)
+    return sound and stated.pop("digest", None) == _digest(root, stated)
 
 
 def _sizes(root: Path) -> dict[str, int]:
     """Relative path -> bytes of every file, sorted, without the synthetic file itself."""
     files = [path for path in sorted(root.rglob("*")) if path.is_file() and path != root / SYNTHETIC_FILE]
     return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+
+
+def _digest(root: Path, stated: dict[str, Any]) -> str:
+    """Of what a mini says of itself and of the content of its files: a disk that flips a bit changes no size."""
+    return digest([stated, {name: sha256_file(root / name) for name in _sizes(root)}])
 
 
 def _counted(root: Path, layout: Any, card: Card) -> dict[str, Any]:

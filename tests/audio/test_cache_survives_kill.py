@@ -1,8 +1,10 @@
 """`kill -9`, a full disk and torn files lose nothing and change nothing; two processes do not build one cache twice."""
 
+import dataclasses
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +104,10 @@ def torn(name, keep, flip=None, extra=b""):
     return damage
 
 
+def replaced(name, old, new):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("damage", "kept"),
     [
@@ -114,6 +120,7 @@ def torn(name, keep, flip=None, extra=b""):
         (torn("journal", 1.0, extra=b"x" * 100), [N]),
         (torn("meta.json", 0.5), [N]),
         (torn("meta.json", 0.0, extra=b"[1, 2]"), [N]),
+        (replaced("meta.json", b'"fingerprint": "', b'"fingerprint": "0'), [N]),
         (lambda folder: (folder / "clips.i16").unlink(), [0]),
         (lambda folder: (folder / "journal").unlink(), [0]),
         (lambda folder: (folder / "meta.json").unlink(), [N]),
@@ -129,6 +136,45 @@ def test_torn_files_are_noticed_and_mended(corpus, tmp_path, damage, kept):
     assert_same(waves, reference)
     assert N - len(calls) in kept
     assert_same(opened(corpus, tmp_path / "torn", progress=lambda *_: pytest.fail("decoded again")), reference)
+
+
+def flipped(folder, where):
+    """One bit of the samples, as a disk does it: the time stamp is as it was."""
+    path = folder / "clips.i16"
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[where] ^= 0x40
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_flipped_bit_in_the_samples_is_mended(corpus, tmp_path):
+    reference = opened(corpus, tmp_path / "good")
+    opened(corpus, tmp_path / "flipped")
+    (folder,) = (tmp_path / "flipped").iterdir()
+    for where in (0, 2 * RATE * 17 + 5, -1):
+        flipped(folder, where)
+    waves = opened(corpus, tmp_path / "flipped", progress=lambda *_: pytest.fail("decoded again"))
+    with pytest.warns(UserWarning, match=r"clip '017' in .*clips.i16 was damaged: decoded again"):
+        assert_same(waves, reference)
+    assert_same(waves, reference)
+    assert (folder / "clips.i16").read_bytes() == next((tmp_path / "good").glob("*/clips.i16")).read_bytes()
+    assert_same(opened(corpus, tmp_path / "flipped"), reference)
+
+
+def test_a_damaged_clip_whose_file_gives_something_else_is_refused(corpus, tmp_path):
+    opened(corpus, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    flipped(folder, 2 * RATE * 3)
+    own = tmp_path / "corpus"
+    shutil.copytree(corpus, own)
+    waves = opened(corpus, tmp_path / "cache")
+    clips = waves._vouch.clips
+    silent = own / "003.wav"
+    soundfile.write(silent, np.zeros((11025, 2)), 11025, subtype="PCM_16")
+    files = tuple(str(silent) if i == 3 else file for i, file in enumerate(clips.files))
+    waves._vouch.clips = dataclasses.replace(clips, files=files)
+    with pytest.raises(EvarError, match=r"damaged at clip '003'.*remove .* and run the same command again"):
+        waves.batch([3])
 
 
 def test_full_disk_while_writing(corpus, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,10 +13,12 @@ import store_data as d
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import evar.store
 from evar.errors import EvarError
 from evar.store import Store
 
 WANTED = [("out", "mean+max")]
+EVERYTHING = [*WANTED, ("block2", "mean")]
 
 
 def test_rows_come_back_in_clip_order(tmp_path):
@@ -101,26 +104,78 @@ def test_no_clip_is_written_twice(tmp_path):
             writer.write(np.arange(5, 8), {("out", "mean+max"): d.rows("out", np.arange(5, 8), 8)})
 
 
+def rebuilt(root, of=EVERYTHING):
+    """The set is found damaged, put aside with a warning, and made anew."""
+    folder = d.folder_of(root)
+    assert Store(root).find(d.SETTINGS, of) is None
+    with pytest.warns(UserWarning, match=f"damaged .*put aside in {folder}.damaged"):
+        made = d.fill(root)
+    for layer, pooling, dim in d.MATRICES:
+        np.testing.assert_array_equal(made.rows(layer, pooling), d.rows(layer, np.arange(d.N_CLIPS), dim))
+    store = Store(root)
+    assert store.find(d.SETTINGS, of) is not None
+    assert store.verify() == []
+    aside = [row for row in store.list_sets() if row["path"].endswith(".damaged")]
+    assert ["put aside" in row["problem"] for row in aside] == [True]
+    assert store.prune(incomplete=True) > 0
+    assert len(store.list_sets()) == 1
+
+
 @pytest.mark.parametrize("position", [0, 1000, -1])
 @pytest.mark.parametrize("name", ["0.f32", "1.f32"])
-def test_a_flipped_byte_is_found(tmp_path, name, position):
+def test_a_flipped_byte_is_found_and_the_set_made_anew(tmp_path, name, position):
+    """Also where the disk did it: the time stamp is as it was."""
     d.fill(tmp_path)
     path = d.folder_of(tmp_path) / name
-    data = bytearray(path.read_bytes())
+    before, data = path.stat(), bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     (problem,) = Store(tmp_path).verify()
     assert str(path) in problem
     assert "altered" in problem
+    rebuilt(tmp_path)
 
 
-def test_a_truncated_file_is_never_served(tmp_path):
+def test_only_the_files_that_are_wanted_are_read(tmp_path, monkeypatch):
+    """Once per store, and not at all right after they were written."""
+    seen = []
+    real = evar.store.sha256_file
+    monkeypatch.setattr(evar.store, "sha256_file", lambda path: (seen.append(path.name), real(path))[1])
+    writer = Store(tmp_path)
+    with writer.writer(d.SETTINGS, d.MATRICES, d.N_CLIPS, "x", "y") as writing:
+        writing.write(np.arange(d.N_CLIPS), d.blocks(np.arange(d.N_CLIPS)))
+        writing.finish()
+    seen.clear()
+    assert writer.find(d.SETTINGS, WANTED) is not None
+    assert seen == []
+    reader = Store(tmp_path)
+    assert reader.find(d.SETTINGS, WANTED) is not None
+    assert reader.find(d.SETTINGS, WANTED) is not None
+    assert seen == ["1.f32"]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "empty", "gone"])
+def test_a_truncated_or_lost_file_is_never_served(tmp_path, harm):
     d.fill(tmp_path)
     path = d.folder_of(tmp_path) / "0.f32"
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(EvarError, match="evar store prune --key"):
-        Store(tmp_path).find(d.SETTINGS, WANTED)
+    data = path.read_bytes()
+    path.write_bytes(data[:-4] if harm == "truncated" else b"")
+    if harm == "gone":
+        path.unlink()
     assert len(Store(tmp_path).verify()) == 1
+    rebuilt(tmp_path)
+
+
+def test_a_kill_while_a_lost_file_is_made_anew_leaves_no_zeros(tmp_path):
+    """The set said that it is complete: once it was written into anew, a kill left rows of zeros that passed for whole."""
+    d.fill(tmp_path)
+    (d.folder_of(tmp_path) / "0.f32").unlink()
+    with pytest.warns(UserWarning, match="damaged"):
+        d.fill(tmp_path, stop_after=1)
+    assert Store(tmp_path).find(d.SETTINGS, WANTED) is None
+    made = d.fill(tmp_path)
+    np.testing.assert_array_equal(made.rows("out", "mean+max"), d.rows("out", np.arange(d.N_CLIPS), 8))
 
 
 def damage(path, how):
@@ -140,20 +195,21 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["format 2", "not JSON", "not text", "a list", "key missing", "other settings"])
-def test_a_damaged_meta_is_one_line_and_can_be_pruned(tmp_path, how):
+def test_a_damaged_meta_is_told_and_can_be_pruned_or_made_anew(tmp_path, how):
     d.fill(tmp_path)
     folder = d.folder_of(tmp_path)
     damage(folder / "meta.json", how)
     store = Store(tmp_path)
-    with pytest.raises(EvarError) as error:
-        store.find(d.SETTINGS, WANTED)
-    assert f"{folder / 'meta.json'}" in str(error.value)
-    assert f"evar store prune --key {folder.name}" in str(error.value)
-    assert len(store.verify()) == 1
+    assert store.find(d.SETTINGS, WANTED) is None
+    (problem,) = store.verify()
+    assert f"{folder / 'meta.json'}" in problem
+    assert f"evar store prune --key {folder.name}" in problem
     assert store.list_sets()[0]["problem"]
     assert store.prune(key=folder.name) > 0
-    assert store.find(d.SETTINGS, WANTED) is None
+    assert store.list_sets() == []
     d.fill(tmp_path)
+    damage(folder / "meta.json", how)
+    rebuilt(tmp_path)
 
 
 @pytest.mark.parametrize("label", ["py:a.b:C", "../../etc", "..", "", "random:byola@0", "a/b\\c", "日本", "x" * 300])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import warnings
+from typing import Any
+
+from evar.errors import EvarError, out_of_memory, printable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,10 +18,11 @@ def main(arguments: list[str] | None = None) -> None:
     import click
 
     from evar.cli.app import app
-    from evar.errors import EvarError
 
+    warnings.showwarning = _warn
     try:
-        code = app.main(arguments, prog_name="evar", standalone_mode=False)
+        with contextlib.redirect_stdout(_Printable(sys.stdout)):
+            code = app.main(arguments, prog_name="evar", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except EvarError as error:
@@ -31,15 +37,40 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # `evar leaderboard | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except MemoryError:
-        _fail("out of memory: try a smaller --batch or --limit", 2)
     except Exception as error:
+        if out_of_memory(error):
+            _fail("out of memory: try a smaller --batch or --limit, or end other programs", 2)
         if os.environ.get("EVAR_TRACEBACK"):
             raise
         _fail(f"{type(error).__name__}: {error} (a bug of evar: EVAR_TRACEBACK=1 shows where)", 1)
 
 
+class _Printable:
+    """A text stream on which names that others chose cannot move the cursor or retitle the window."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_show_another = warnings.showwarning
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> None:
+    """A warning of ours in one line; those of other packages as Python shows them."""
+    if os.path.abspath(filename).startswith(_PACKAGE):
+        print(printable(f"evar: warning: {' '.join(str(message).split())}"), file=sys.stderr)
+    else:
+        _show_another(message, category, filename, *rest, **more)
+
+
 def _fail(message: str, code: int) -> None:
     line = " ".join(message.split())
-    print(f"evar: error: {line}", file=sys.stderr)
+    print(printable(f"evar: error: {line}"), file=sys.stderr)
     sys.exit(code)

@@ -143,7 +143,8 @@ def pretrain_command(
             raise EvarError("--probe-every N and --probe-tasks NAMES go together: give both or neither")
         switches, factors = parse_switches(augment), parse_emphasis(emphasis)
         from evar.cli.progress import TrainingBar
-        from evar.embed import keep_freed_memory, resolve_device
+        from evar.compute import resolve_device
+        from evar.embed import keep_freed_memory
 
         keep_freed_memory()
         device = resolve_device(device)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import math
+import re
 from pathlib import Path
 
 from evar.files import atomic_write
 
 COLUMNS = ("step", "encoder", "task", "split", "protocol", "score")
+_STEP = re.compile("[0-9]{1,15}")
 
 
 class Curve:
@@ -75,9 +79,13 @@ class Curve:
         path = self.folder / "probe.csv"
         if self.points or not path.exists():
             return self.points
-        with open(path, newline="", encoding="utf-8", errors="replace") as stream:
-            rows = [row for row in csv.DictReader(stream) if row.keys() == set(COLUMNS) and all(row.values())]
-        return [row for row in rows if row["step"].isdigit()]
+        rows = []
+        with open(path, newline="", encoding="utf-8", errors="replace") as stream, contextlib.suppress(csv.Error):
+            for row in csv.DictReader(stream):
+                whole = row.keys() == set(COLUMNS) and all(row.values()) and _STEP.fullmatch(row["step"])
+                if whole and _is_finite(row["score"]):
+                    rows.append(row)
+        return rows
 
     def _plot(self) -> None:
         from evar.extras import missing
@@ -100,3 +108,10 @@ class Curve:
         figure.savefig(image, format="png", dpi=120)
         pyplot.close(figure)
         atomic_write(self.folder / "probe.png", image.getvalue())
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

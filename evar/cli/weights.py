@@ -181,6 +181,6 @@ def _metadata(path: Path) -> dict[str, Any]:
             length = int.from_bytes(stream.read(8), "little")
             head = json.loads(stream.read(length)) if 0 < length < 1 << 26 else {}
         found = json.loads(head["__metadata__"]["evar"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

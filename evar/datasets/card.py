@@ -281,7 +281,7 @@ _RULES = {
     "groups_disjoint": values.flag,
     "layout": values.string,
     "options": values.plain_mapping,
-    "folders": values.strings,
+    "folders": values.relative_paths,
     "classes": values.classes,
     "counts": values.counts,
     "lists": values.checksums,

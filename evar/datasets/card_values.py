@@ -1,4 +1,4 @@
-"""The values of a task card: YAML without its traps, and one rule per type.
+"""The values of a task card: one rule per type.
 
 A rule is a function (value, where) -> checked value; `where` is `FILE: 'key'` and begins every error.
 """
@@ -11,46 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from evar import yaml_files
 from evar.errors import EvarError, unknown
 
 Rule = Callable[[Any, str], Any]
-_LOADER: type | None = None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Duplicate keys are errors; `3e-4` is a number (YAML 1.1 alone reads a string)."""
-    import yaml
-
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvarError(f"cannot read {path}: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise EvarError(f"{path} is not valid YAML: {error}") from None
-    return mapping(document, str(path))
-
-
-def _loader() -> type:
-    """The safe loader (C where there is one) that refuses a key given twice."""
-    global _LOADER
-    if _LOADER is not None:
-        return _LOADER
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-            seen = set()
-            for key_node, _ in node.value:
-                if key_node.value in seen:
-                    raise yaml.YAMLError(f"key {key_node.value!r} is given twice (line {key_node.start_mark.line + 1})")
-                if isinstance(key_node.value, str):
-                    seen.add(key_node.value)
-            return super().construct_mapping(node, deep)
-
-    number = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    _LOADER = Loader
-    return Loader
+    """The mapping in a YAML file; EvarError as `yaml_files.read_yaml` says."""
+    return mapping(yaml_files.read_yaml(path), str(path))
 
 
 def _wrong(where: str, expected: str, value: Any) -> EvarError:
@@ -135,6 +104,10 @@ def relative_path(value: Any, where: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in value:
         raise _wrong(where, "a relative path without '..'", value)
     return value
+
+
+def relative_paths(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(relative_path(item, where) for item in strings(value, where))
 
 
 def classes(value: Any, where: str) -> int | tuple[str, ...]:

@@ -7,11 +7,12 @@ envelope); the take varies level, pitch, onset, tilt and background noise, so th
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 
-from evar.files import atomic_writer
+from evar.files import atomic_write
 
 _TOP = (
     3500.0  # Hz: recipes stay below the Nyquist frequency of 8 kHz files, so that a class sounds the same at any rate
@@ -160,8 +161,9 @@ def write_wav(path: Path | str, x: np.ndarray, sample_rate: int, subtype: str = 
     """Write `x` ([N] or [N, channels], in [-1, 1]) as a WAV file in one step; `subtype` as in soundfile."""
     import soundfile
 
-    with atomic_writer(path) as stream:
-        soundfile.write(stream, x, sample_rate, subtype=subtype, format="WAV")
+    made = io.BytesIO()  # libsndfile would swallow what a full disk raises
+    soundfile.write(made, x, sample_rate, subtype=subtype, format="WAV")
+    atomic_write(path, made.getvalue())
 
 
 def _manner(seed: int, emotion: int | None) -> tuple[float, ...]:

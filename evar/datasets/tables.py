@@ -54,6 +54,9 @@ def read_csv(path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
     absent = [name for name in columns if name not in header]
     if absent:
         raise EvarError(f"{path}: column {', '.join(absent)} is missing; found {', '.join(header)[:200]}")
+    twice = [name for name in (*columns, *optional) if header.count(name) > 1]
+    if twice:
+        raise EvarError(f"{path}: column {twice[0]} stands there twice; restore the official file")
     for i, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise EvarError(f"{path}: row {i} has {len(row)} values, the header has {len(header)}")

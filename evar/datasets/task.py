@@ -185,7 +185,7 @@ def synthetic_counts(root: Path, card: Card) -> dict[str, int] | None:
     try:
         stated = json.loads(read_text(path))
         made_for, counts = stated["card"], {key: int(n) for key, n in stated["counts"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise EvarError(f'{path}: expected JSON with "card" and "counts"; {again}') from None
     if made_for != card.name:
         raise EvarError(f"{path}: this synthetic stand-in was made for {made_for!r}, not for {card.name!r}; {again}")

@@ -32,6 +32,7 @@ SMALL = 32 * 2**20  # bytes: an archive that expands to less is no bomb, whateve
 MAX_ENTRIES = 2_000_000
 MAX_HEADER = 2**20  # bytes of one tar extension header, which tarfile reads into memory
 BLOCK = 2**20
+MAX_DEPTH = 64  # folders in folders; shutil.rmtree gives up on a thousand, and they would stay
 TAR_BUFFER = 2**14  # tarfile copies what is left of it at every read
 
 Progress = Callable[[int, int], None]
@@ -47,9 +48,9 @@ def unpack(archive: Path, destination: Path, kind: str, progress: Progress | Non
     the same content stays; one with other content is an error before anything is moved. What a `kill -9` leaves is a
     hidden folder, which the next call removes. The caller keeps two processes from unpacking one archive at once.
 
-    Raises EvarError: not such an archive, damaged or cut short; an entry that is absolute, has `..`, a drive letter or
-    control characters, is a link or a device, or occurs twice; more than `MAX_ENTRIES` entries or `MAX_RATIO` times the
-    archive's size; not enough disk; a different file in the way.
+    Raises EvarError: not such an archive, damaged or cut short; an entry that is absolute, has `..`, a drive letter,
+    control characters or more than `MAX_DEPTH` folders, is a link or a device, or occurs twice; more than `MAX_ENTRIES`
+    entries or `MAX_RATIO` times the archive's size; not enough disk; a different file in the way.
     """
     archive, destination = Path(archive), Path(destination)
     if kind not in KINDS:
@@ -88,7 +89,9 @@ def safe_parts(name: str) -> tuple[str, ...] | None:
     if name.startswith("/") or "\\" in name or any(unicodedata.category(character) == "Cc" for character in name):
         return None
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
-    if any(part == ".." or re.match(r"[A-Za-z]:", part) or not _is_file_name(part) for part in parts):
+    if len(parts) > MAX_DEPTH or any(
+        part == ".." or re.match(r"[A-Za-z]:", part) or not _is_file_name(part) for part in parts
+    ):
         return None
     return parts
 
@@ -137,7 +140,7 @@ def _plan(archive: Path, kind: str, progress: Callable[[int], None]) -> _Plan:
             raise _refusal(
                 archive,
                 entry.name,
-                "has a name that is not safe (absolute, '..', drive, backslash, control character, too long)",
+                "has a name that is not safe (absolute, '..', drive, backslash, control character, too long or too deep)",
             )
         if entry.what not in ("file", "folder"):
             raise _refusal(archive, entry.name, f"is {entry.what}")

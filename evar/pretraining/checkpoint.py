@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from evar.errors import EvarError
+from evar.encoders.weights import refuse_bomb
+from evar.errors import EvarError, out_of_memory
 from evar.files import atomic_write, require_space
 from evar.pretraining.norms import world_size
 
@@ -50,13 +51,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise EvarError(f"no checkpoint in {folder}: expected {FILE}; leave --resume out to start a new run")
     try:
+        refuse_bomb(path)
         with zipfile.ZipFile(path) as archive:  # torch.load checks no checksums
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # a broken file raises anything at all
+        if out_of_memory(error):
+            raise
         raise EvarError(f"{path} is damaged or no checkpoint of evar: delete it to start this run again") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= KEYS:
         raise EvarError(f"{path} has another checkpoint format than {FORMAT}, which this evar reads: start a new run")

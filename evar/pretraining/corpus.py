@@ -152,7 +152,7 @@ def _from_manifest(path: Path, skip_licence: Sequence[str]) -> tuple[list[tuple[
     kept = [row[header.index("file")] for row in rows if not _is_skipped(header, row, skip_licence)]
     if not kept:
         raise EvarError(f"manifest {path} names no files" + (" under other licences" if rows else ""))
-    missing = [name for name in kept if not (path.parent / name).is_file()]
+    missing = [name for name in kept if not os.path.isfile(path.parent / name)]
     if missing:
         raise EvarError(f"manifest {path}: {len(missing)} of {len(kept)} files are missing, such as {missing[0]}")
     return [(name, path.parent / name) for name in kept], len(rows)

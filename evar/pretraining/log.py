@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import re
 import time
 from pathlib import Path
 from typing import Any
 
-from evar.files import append_bytes, atomic_write
+from evar.files import append_bytes, atomic_write, make_folder, writing
 
 COLUMNS = ("step", "epoch", "seconds", "loss", "lr", "samples_per_s", "embedding_std", "uniformity")
+_STEP = re.compile("[0-9]{1,15}")
 
 
 class Log:
@@ -29,23 +31,27 @@ class Log:
             from evar.events import EventWriter
 
             now = time.time()
-            path = folder / "tensorboard" / f"events.out.tfevents.{time.time_ns()}.evar"
-            path.parent.mkdir(exist_ok=True)
-            self._stream = open(path, "xb", buffering=0)  # noqa: SIM115  open as long as the run
-            self._events = EventWriter(self._stream, now)
-            self._events.restart(now, done + 1)
+            self._path = make_folder(folder / "tensorboard") / f"events.out.tfevents.{time.time_ns()}.evar"
+            with writing(self._path):
+                self._stream = open(self._path, "xb")  # noqa: SIM115  open as long as the run
+                self._events = EventWriter(self._stream, now)
+                self._events.restart(now, done + 1)
+                self._stream.flush()
 
     def add(self, **values: Any) -> None:
         """One row; every column is given."""
         append_bytes(self.path, _lines([[_text(values[name]) for name in COLUMNS]]))
         if self._events:
             scalars = {f"pretrain/{name}": float(values[name]) for name in COLUMNS[3:]}
-            self._events.scalars(time.time(), values["step"], scalars)
+            with writing(self._path):
+                self._events.scalars(time.time(), values["step"], scalars)
+                self._stream.flush()
 
     def close(self) -> None:
         """Close the events file."""
         if self._events:
-            self._stream.close()
+            with writing(self._path):
+                self._stream.close()
 
 
 def _kept(path: Path, done: int) -> list[list[str]]:
@@ -55,7 +61,7 @@ def _kept(path: Path, done: int) -> list[list[str]]:
         with open(path, newline="", encoding="utf-8", errors="replace") as stream, contextlib.suppress(csv.Error):
             for row in csv.DictReader(stream):
                 values = [row.get(name) or "" for name in COLUMNS]
-                if values[0].isdigit() and int(values[0]) <= done and all(values):
+                if _STEP.fullmatch(values[0]) and int(values[0]) <= done and all(values):
                     rows.append(values)
     return rows
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import asdict, fields
 from typing import Any
 
-from evar.errors import unknown
+from evar.errors import printable, unknown
 from evar.reporting.compare import Comparison, Pair
+from evar.results_files import no_formula
 
 FORMATS = ("text", "markdown", "csv", "json")
 Table = tuple[list[str], list[list[str]], int]  # header, rows, how many columns align left
@@ -169,7 +171,10 @@ def _text(table: Table) -> str:
 def _markdown(table: Table) -> str:
     header, rows, left = table
     ruler = [":--" if i < left else "--:" for i in range(len(header))]
-    escaped = [[cell.replace("|", "\\|").strip() for cell in line] for line in (header, ruler, *rows)]
+    escaped = [
+        [html.escape(printable(cell).replace("|", "\\|").strip(), quote=False) for cell in line]
+        for line in (header, ruler, *rows)
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
 
 
@@ -182,8 +187,8 @@ def _csv(comparison: Comparison) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["protocol", *names])
     for pair in comparison.pairs:
-        values = [getattr(pair, name) for name in names]
-        writer.writerow([comparison.protocol, *["" if value is None or value != value else value for value in values]])
+        values = ["" if v is None or v != v else v for v in (getattr(pair, name) for name in names)]
+        writer.writerow([comparison.protocol, *[no_formula(v) if isinstance(v, str) else v for v in values]])
     return stream.getvalue()
 
 

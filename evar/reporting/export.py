@@ -14,7 +14,7 @@ from evar.extras import require
 from evar.files import atomic_write, atomic_writer
 from evar.reporting.formats import format_of
 from evar.results import Results
-from evar.results_files import LEADERBOARD_COLUMNS, SCHEMA, csv_bytes
+from evar.results_files import LEADERBOARD_COLUMNS, SCHEMA, csv_bytes, no_formula
 from evar.store_format import readable
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def table(results: Results, kind: str, warn: Callable[[str], None] = lambda _: N
 
 
 def write_table(made: pd.DataFrame, path: str | Path, form: str | None = None) -> str:
-    """Write a table as `csv` or `parquet` (by the suffix unless `form` says); returns which. Lists become `a|b` in CSV.
+    """Write a table as `csv` or `parquet` (by the suffix unless `form` says); returns which. In CSV lists become `a|b`, and what a
+    spreadsheet would run stands behind an apostrophe (`no_formula`).
 
     EvarError: another suffix, a place that cannot be written.
     """
@@ -75,8 +76,8 @@ def write_table(made: pd.DataFrame, path: str | Path, form: str | None = None) -
 
 def _joined(value: Any, as_text: Callable[[Any], str]) -> str:
     if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0):
-        return "|".join(as_text(item) for item in value)
-    return as_text(value)
+        return no_formula("|".join(as_text(item) for item in value))
+    return no_formula(as_text(value)) if isinstance(value, str) else as_text(value)
 
 
 def _predictions(results: Results, cells: pd.DataFrame, warn: Callable[[str], None]) -> pd.DataFrame:

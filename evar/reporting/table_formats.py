@@ -12,6 +12,7 @@ from decimal import Decimal
 from evar.errors import unknown
 from evar.reporting.table_notes import Words
 from evar.reporting.tables import Line, Table, Variant, average, differences, published_values, rounded
+from evar.results_files import no_formula
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 _WIDTH = 160  # characters, before a table of text is continued below
@@ -232,7 +233,8 @@ def _csv(table: Table) -> str:
     writer.writeheader()
     for line in table.lines:
         for variant in line.variants or (None,):
-            writer.writerows(_csv_rows(table, line, variant))
+            for row in _csv_rows(table, line, variant):
+                writer.writerow({k: no_formula(v) if isinstance(v, str) else v for k, v in row.items()})
     return out.getvalue()
 
 

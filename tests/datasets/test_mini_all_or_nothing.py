@@ -64,6 +64,19 @@ def test_intact_one_is_kept_and_a_damaged_one_made_again(made, card):
     assert victim.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["*.wav", "EVAR_SYNTHETIC.json"])
+def test_one_with_a_flipped_bit_is_made_again(made, card, name):
+    """No size has changed, and no time stamp: a disk did it."""
+    victim = sorted(made.rglob(name))[0]
+    before, content = victim.stat(), victim.read_bytes()
+    where = content.index(b"264") if name == "EVAR_SYNTHETIC.json" else 1000
+    victim.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    mini.make(card, made)
+    assert victim.read_bytes() == content
+    load_task("nsynth", made)
+
+
 def test_one_of_another_version_is_made_again(made, card):
     root = made
     file = root / "EVAR_SYNTHETIC.json"

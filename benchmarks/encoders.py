@@ -1,10 +1,10 @@
 """Every registered encoder, untrained: clips/s, parameters, dimensions, memory; and what `--layers all` and a fusion cost.
 
-Clips are noise at the encoder's own rate. clips/s: `encode` in the preferred batch, median of 5 runs. Each encoder has a
+Clips are noise at the encoder's own rate. clips/s: `encode` in the preferred batch, median of `--runs`. Each encoder has a
 process of its own, and its peak memory is that of the whole process (VmHWM): Python, torch and the weights included.
 Layers: cnn14 and byola-v2 through cache and store (`evar.embed.embed`), all layers in one pass against the default one.
 
-`--quick`: one run of two clips each. `--only NAME,NAME`: these. `--json FILE`. Tables are printed as Markdown.
+`--quick`: one encoder, one run of two clips.
 """
 
 from __future__ import annotations
@@ -18,42 +18,43 @@ import tempfile
 import time
 from pathlib import Path
 
+import common
 import numpy as np
-from common import machine, median_seconds
 
 SECONDS = (5, 1)
 LAYERS = {"random:cnn14": ("all", "3+6"), "random:byola-v2": ("all", "block1+fc")}
-TARGET = 1.3
+TARGETS = {
+    "layers": {"what": "all layers, or a fusion, against the default layer: the dearest", "most": 1.3, "unit": "x"}
+}
 STATISTICS = {"mean": -7.0, "std": 4.0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", metavar="NAME,NAME")
-    parser.add_argument("--json", metavar="FILE")
+    parser = common.parser(__doc__)
+    parser.add_argument("--only", metavar="NAME,NAME", help="these encoders")
+    parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--child", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measured(arguments.child, arguments.quick)))
+        print(json.dumps(measured(arguments.child, arguments.quick, arguments.runs)))
         return
 
     from evar.encoders import list_encoders
 
-    wanted = arguments.only.split(",") if arguments.only else [*list_encoders()]
-    rows = [in_own_process(name, arguments.quick) for name in wanted]
-    print("## encoders\n" + markdown(rows), flush=True)
+    wanted = ["byola-v2"] if arguments.quick else [*list_encoders()]
+    wanted = arguments.only.split(",") if arguments.only else wanted
+    rows = [in_own_process(name, arguments.quick, arguments.runs) for name in wanted]
     costs = layer_costs(arguments.quick, [name for name in LAYERS if name.removeprefix("random:") in wanted])
-    if costs:
-        print(f"\n## all layers, and a fusion, against the default layer (target: below {TARGET}x)\n" + markdown(costs))
-    if arguments.json:
-        found = {"benchmark": "encoders", "machine": machine(), "rows": rows, "layers": costs}
-        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
+    found = {"layers": max(row["cost"] for row in costs)} if costs else {}
+    title = "all layers, and a fusion, against the default layer"
+    common.finish("encoders", rows, TARGETS, found, {title: costs} if costs else {}, audio="noise")
+    if failed := [row["encoder"] for row in rows if row.get("note", "").startswith("failed")]:
+        sys.exit(f"encoders.py: {', '.join(failed)} failed")
 
 
-def in_own_process(name: str, quick: bool) -> dict:
+def in_own_process(name: str, quick: bool, runs: int) -> dict:
     """The row of one encoder; why there is none, where it cannot be built here."""
-    command = [sys.executable, __file__, "--child", name, *(["--quick"] if quick else [])]
+    command = [sys.executable, __file__, "--child", name, "--runs", str(runs), *(["--quick"] if quick else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         return {"encoder": name, "note": f"failed with exit code {done.returncode}"}
@@ -61,7 +62,7 @@ def in_own_process(name: str, quick: bool) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(name: str, quick: bool) -> dict:
+def measured(name: str, quick: bool, runs: int) -> dict:
     import torch
 
     from evar.embed import keep_freed_memory, preferred_batch
@@ -89,7 +90,9 @@ def measured(name: str, quick: bool) -> dict:
     for seconds in SECONDS:
         generator = torch.Generator().manual_seed(0)
         wav = 0.1 * torch.randn(batch, seconds * encoder.sample_rate, generator=generator)
-        taken = median_seconds(lambda wav=wav: encoder.encode(wav), runs=1 if quick else 5, warmup=0 if quick else 1)
+        taken = common.median_seconds(
+            lambda wav=wav: encoder.encode(wav), runs=1 if quick else runs, warmup=0 if quick else 1
+        )
         row[f"{seconds}-s clips/s"] = batch / taken
     row["peak memory, MB"] = round(peak_bytes() / 1e6)
     row["of that before the encoder, MB"] = round(bare / 1e6)
@@ -150,16 +153,6 @@ def layer_costs(quick: bool, names: list[str]) -> list[dict]:
                 }
             )
     return rows
-
-
-def markdown(rows: list[dict]) -> str:
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [header, ["---"] * len(header), *[[text(row.get(key, "")) for key in header] for row in rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import common  # before torch
 import numpy as np
 import soundfile
 import torch
-from common import finish, machine, median_seconds
 from pretraining_plain import PerClip, PlainByol, plain_batches, plain_training
 from torch import Tensor
 
@@ -39,6 +39,15 @@ from evar.pretraining.presets import Preset, get_preset
 from evar.pretraining.pretrain import DTYPES, build_method
 from evar.pretraining.trainer import Training, train
 
+TARGETS = {
+    "v1-512": {"what": "`evar pretrain` against a plain script, float32: v1-512", "least": 2, "unit": "x"},
+    "v2": {"what": "... v2", "least": 2, "unit": "x"},
+    "data v1-512": {
+        "what": "... data and augmentation of v1-512, timed apart: share of a step",
+        "most": 6,
+        "unit": "%",
+    },
+}
 RATE = 16_000
 OUT = Path(__file__).resolve().parent / "out"
 WINDOW = 10  # steps that are averaged in the table of --curves
@@ -112,7 +121,7 @@ def measure(preset: Preset, precision: str, corpus: Corpus, each: list[Path], op
             torch.cuda.synchronize()
         return views
 
-    preparing, views = median_seconds(data, options.steps), data()
+    preparing, views = common.median_seconds(data, options.steps), data()
     alone = timed(networks_alone(copy.deepcopy(fresh), views, steps(), preset.lr, device))
     same = itertools.repeat(views, steps())
     plain_alone = timed(plain_training(PlainByol(fresh), same, preset.lr, dtype, device))
@@ -177,7 +186,7 @@ def curves(preset: Preset, corpus: Corpus, each: list[Path], options: argparse.N
     rows.append({"steps": "largest", **largest})
     OUT.mkdir(exist_ok=True)
     about = {"preset": preset.name, "batch": options.batch, "lr": preset.lr, "precision": "fp32"}
-    found = {"benchmark": "pretraining curves", "machine": machine(), **about, "losses": losses, "windows": rows}
+    found = {"benchmark": "pretraining curves", "machine": common.machine(), **about, "losses": losses, "windows": rows}
     (OUT / "pretraining_curves.json").write_text(json.dumps(found, indent=1) + "\n")
     plot(losses, f"{preset.name}, batch {options.batch}, same initial weights", OUT / "pretraining_curves.png")
     return rows
@@ -208,22 +217,21 @@ def synthetic(folder: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     byol = ["v1-512", "v1-1024", "v1-2048", "v2", "v2-small"]
     parser.add_argument("--audio", metavar="DIR", help="a folder of audio, or a manifest; default: synthetic clips")
-    parser.add_argument("--presets", nargs="+", choices=byol, default=["v1-512", "v1-2048", "v2"])
-    parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--presets", nargs="+", choices=byol, default=["v1-512", "v2"])
+    parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=["fp32"])
     parser.add_argument("--batch", type=int, help="default: 256; with --curves 64; with --quick 16")
-    parser.add_argument("--steps", type=int, help="of each measurement, after one to warm up: 5; with --curves 60")
+    parser.add_argument("--steps", type=int, help="of each measurement, after one to warm up: 3; with --curves 60")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the plain script's DataLoader")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--curves", action="store_true", help="loss curves in float32 (of the first preset) instead")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: numbers that mean nothing")
-    parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    options.presets = options.presets[:1] if options.quick else options.presets
     options.batch = options.batch or (16 if options.quick else 64 if options.curves else 256)
-    usual = (2 * WINDOW if options.quick else 60) if options.curves else (1 if options.quick else 5)
+    usual = (2 * WINDOW if options.quick else 60) if options.curves else (1 if options.quick else 3)
     options.steps = options.steps or usual
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -239,13 +247,19 @@ def main() -> int:
         about = f"{corpus.clips} clips, {corpus.hours:.2f} h; batch {options.batch}, {options.threads} threads"
         if options.curves:
             preset = get_preset(options.presets[0])
-            finish(f"pre-training, loss of {preset.name}: {about}", curves(preset, corpus, each, options))
+            common.finish(
+                f"pre-training, loss of {preset.name}: {about}",
+                curves(preset, corpus, each, options),
+                audio=options.audio or "synthetic",
+            )
             return 0
         rows = []
         for name, precision in itertools.product(options.presets, options.precision):
             rows.append(measure(get_preset(name), precision, corpus, each, options))
             print(f"{name} {precision}: done", file=sys.stderr)
-        finish(f"pre-training: {about}", rows)
+        best = {row["preset"]: row["evar / plain"] for row in rows if row["precision"] == "fp32"}
+        data = {f"data {row['preset']}": row["the same, timed apart, %"] for row in rows if row["precision"] == "fp32"}
+        common.finish(f"pre-training: {about}", rows, TARGETS, best | data, audio=options.audio or "synthetic")
     return 0
 
 

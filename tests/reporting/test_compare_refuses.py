@@ -120,7 +120,7 @@ def _empty(path):
     ("spoil", "says"),
     [
         (_removed, "'evar run old sounds' makes them again"),
-        (_cut, "is damaged"),
+        (_cut, "torn: 'evar run old sounds' makes them again"),
         (_without_column, "lack predicted"),
         (_with_gaps, "have gaps"),
         (_twice, "each clip once per seed"),

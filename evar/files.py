@@ -60,7 +60,7 @@ def make_folder(path: Path | str) -> Path:
 def check_writable(folder: Path | str) -> None:
     """EvarError now, rather than after an hour of work, where nothing may be written in `folder`. Nothing is made."""
     there = Path(folder).absolute()
-    while not there.exists():
+    while not os.path.exists(there) and there != there.parent:  # unlike Path.exists, False where one may not look
         there = there.parent
     if not os.access(there, os.W_OK | os.X_OK):
         read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 TELL_SECONDS = 1.0
 """How often the driver looks, and how often a job says how far it is."""
+FULL_SECONDS = 30.0
+"""How long a queue that refused a job is left alone."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Job:
     folder: str
     cwd: str
     threads: int | None = None
+    env: dict[str, str] = field(default_factory=dict)
     attempt: int = 0
 
     @property
@@ -110,6 +113,7 @@ class Teller(Reporter):
 def work(job: dict[str, Any]) -> None:
     """Do a job (the fields of `Job`); its status file says how it ended. What a user can mend is an error, not a crash."""
     this = Job(**job)
+    os.environ.update(this.env)
     if this.threads:  # read by OpenMP, if torch is not loaded yet
         os.environ["OMP_NUM_THREADS"] = str(this.threads)
     os.chdir(this.cwd)
@@ -135,11 +139,14 @@ def work(job: dict[str, Any]) -> None:
 
 @dataclass
 class _Flight:
-    """A job that was handed to the engine. told: how many of its lines were shown."""
+    """A job that was handed to the engine. told: how many lines of its process `pid` were shown. ended_at: when it was first
+    seen to have ended without saying how."""
 
     job: Job
     handle: Any
     told: int = 0
+    pid: int | None = None
+    ended_at: float | None = None
     status: dict[str, Any] = field(default_factory=dict)
 
 
@@ -153,15 +160,26 @@ def drive(engine: Engine, jobs: list[Job], reporter: Reporter, retries: int) -> 
     cells: dict[int, list[str]] = {}
     failed: dict[int, str] = {}
     shown: set[str] = set()
+    full_until = 0.0
     try:
         with reporter.grid(len(jobs)) as show:
             while waiting or flights:
+                until = time.monotonic() + TELL_SECONDS  # a queue that takes long must not hide those at work
                 while waiting and (engine.slots is None or len(flights) < engine.slots):
-                    job = waiting.pop(0)
-                    flights.append(_Flight(job, engine.submit(job)))
+                    if flights and not full_until < time.monotonic() < until:
+                        break
+                    try:
+                        handle = engine.submit(waiting[0])
+                    except EvarError as error:
+                        if not flights:
+                            raise
+                        full_until = time.monotonic() + FULL_SECONDS
+                        _warn_once(reporter, shown, f"the queue takes no more jobs now ({error}): asked again later")
+                        break
+                    flights.append(_Flight(waiting.pop(0), handle))
                 for flight in list(flights):
                     job, ended = flight.job, engine.ended(flight.handle)
-                    flight.status = job.status()  # read after the engine was asked: an ended job told all it had to
+                    flight.status = job.status()
                     _relay(flight, reporter, shown)
                     state = flight.status["state"]
                     if state == "done":
@@ -169,9 +187,11 @@ def drive(engine: Engine, jobs: list[Job], reporter: Reporter, retries: int) -> 
                     elif state == "failed":
                         failed[job.number] = f"{job.name}: {flight.status['error']}"
                         reporter.warn(failed[job.number])
-                    elif ended is None:
+                    elif ended is None or not _settled(flight, engine.settle_seconds):
                         continue
                     elif job.attempt < retries:
+                        with contextlib.suppress(Exception):  # a queue may have started it again by itself
+                            engine.cancel(flight.handle)
                         job.attempt += 1
                         reporter.warn(f"{job.name}: {ended}; started again ({job.attempt} of {retries})")
                         waiting.append(job)
@@ -181,10 +201,11 @@ def drive(engine: Engine, jobs: list[Job], reporter: Reporter, retries: int) -> 
                     flights.remove(flight)
                 show(len(cells) + len(failed), [_where(flight) for flight in flights])
                 if flights:
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(max(POLL_SECONDS, 0.01 * len(flights)))
     finally:
         for flight in flights:
-            engine.cancel(flight.handle)
+            with contextlib.suppress(Exception):  # one that cannot be reached must not keep the others at work
+                engine.cancel(flight.handle)
     if failed:
         first = failed[min(failed)]
         raise EvarError(
@@ -193,11 +214,30 @@ def drive(engine: Engine, jobs: list[Job], reporter: Reporter, retries: int) -> 
     return [cells[job.number] for job in jobs]
 
 
+def _settled(flight: _Flight, seconds: float) -> bool:
+    """Whether the last words of a job that ended would have arrived by now: other machines' files come late."""
+    flight.ended_at = flight.ended_at or time.monotonic()
+    if time.monotonic() - flight.ended_at >= seconds:
+        return True
+    with contextlib.suppress(OSError):
+        os.listdir(flight.job.folder)  # has NFS look again
+    return False
+
+
+def _warn_once(reporter: Reporter, shown: set[str], text: str) -> None:
+    if text not in shown:
+        shown.add(text)
+        reporter.warn(text)
+
+
 def _relay(flight: _Flight, reporter: Reporter, shown: set[str]) -> None:
     lines = flight.status.get("lines", [])
+    if flight.status.get("pid") != flight.pid:  # queued again by Slurm: another process, with lines of its own
+        flight.told, flight.pid = 0, flight.status.get("pid")
     for kind, text in lines[flight.told :]:
-        if kind != "warn" or text not in shown:  # what concerns a task, each of its jobs says
-            shown.add(text)
+        if kind == "warn":  # what concerns a task, each of its jobs says
+            _warn_once(reporter, shown, text)
+        else:
             getattr(reporter, kind)(text)
     flight.told = max(flight.told, len(lines))
 
@@ -209,14 +249,18 @@ def _where(flight: _Flight) -> str:
     return f"{flight.job.name} {status['at']} {status['share']:.0%}".replace("  ", " ")
 
 
-def write_job(job: Job) -> Path:
-    """The job as a file that `python -m evar.jobs FILE` takes."""
+def command(job: Job) -> list[str]:
+    """The words that start a process for the job. It imports nothing from its working folder: data may lie there."""
     path = job.file("job")
     make_folder(path.parent)
-    path.write_text(json.dumps(job.__dict__), encoding="utf-8")
-    return path
+    path.write_text(json.dumps(vars(job)), encoding="utf-8")
+    return [sys.executable, "-c", _START, str(Path(__file__).resolve().parents[1]), str(path)]
 
 
-if __name__ == "__main__":
+_START = "import sys; sys.path[:] = [p for p in sys.path if p] + [sys.argv.pop(1)]; from evar.jobs import main; main()"
+
+
+def main() -> None:
+    """Do the job whose file is the only argument."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -12,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, out_of_memory, unknown
 from evar.files import append_bytes, atomic_write, atomic_writer, digest, lock, make_folder, writing
@@ -40,14 +38,22 @@ from evar.results_files import (
     n_expected,
     read_rows,
 )
-from evar.results_seal import check, is_whole, seal, sealed
+from evar.results_seal import (
+    CONTENT,
+    check,
+    content_digest,
+    is_parquet,
+    is_whole,
+    predictions_table,
+    seal,
+    sealed,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS, LEADERBOARD, PREDICTIONS, LOCK = "runs.csv", "leaderboard.csv", "predictions", ".lock"
 _STARTED = LEADERBOARD_COLUMNS.index("started_at")
-_CONTENT = b"evar_content_sha256"  # the metadata of a table of predictions that holds the digest of what it says
 _SORT = ("synthetic", "partial", "task", "protocol", "encoder", "cell_id")
 
 
@@ -96,10 +102,10 @@ class Results:
             raise EvarError(
                 f"cell {cell['cell_id']}: {len(rows)} rows for {cell['n_folds']} folds × {cell['n_seeds']} seeds"
             )
+        table = predictions_table(predictions)  # before the lock, for which others may be waiting
         with self._locked():
             known = self._mended()
-            with atomic_writer(self._predictions(cell["cell_id"])) as stream:
-                _write_predictions(predictions, stream)
+            atomic_write(self._predictions(cell["cell_id"]), table)
             old = known.get(cell["cell_id"])
             if old is not None:
                 if _numbers(old) == _numbers(_summary(rows)):
@@ -113,7 +119,7 @@ class Results:
     def finished(self, cell_id: str) -> dict[str, Any] | None:
         """The leaderboard row of a cell whose rows and predictions are both there (not torn), else None."""
         row = self._cells().get(cell_id)
-        if row is None or not _is_parquet(self._predictions(cell_id)):
+        if row is None or not is_parquet(self._predictions(cell_id)):
             return None
         return frame([row], LEADERBOARD_COLUMNS).iloc[0].to_dict()
 
@@ -125,13 +131,15 @@ class Results:
         path = self._predictions(cell_id)
         try:
             read, about = pd.read_parquet(path), pq.read_schema(path).metadata or {}
-            if about.get(_CONTENT, b"").decode() not in ("", _content(read)):
+            if about.get(CONTENT, b"").decode() not in ("", content_digest(read)):
                 raise ValueError("other content than was written")
         except FileNotFoundError:
             raise EvarError(f"{path} is missing: run the cell again, it will be measured anew") from None
         except Exception as error:
             if out_of_memory(error):
                 raise
+            if getattr(error, "errno", None):
+                raise EvarError(f"cannot read {path}: {error.strerror}") from None
             raise EvarError(f"{path} is damaged ({type(error).__name__}): remove it and run the cell again") from None
         return read
 
@@ -195,9 +203,12 @@ class Results:
         """leaderboard.csv by cell, when it was made from this very runs.csv; then runs.csv is whole, too."""
         path, runs = self.folder / LEADERBOARD, self.folder / RUNS
         made = _stamp(path)
-        if made is None or made[1] != stamp[1] or (sealed(runs) and not is_whole(path)):
+        if made is None or made[1] != stamp[1]:
             return None
         broken = (EvarError, OSError, ValueError, csv.Error)
+        with contextlib.suppress(OSError):
+            if sealed(runs) and not is_whole(path):
+                return None
         with contextlib.suppress(*broken), open(path, encoding="utf-8", newline="") as stream:
             header, *rows = csv.reader(stream, strict=True)
             if header == LEADERBOARD_COLUMNS and all(len(row) == len(header) for row in rows):
@@ -344,32 +355,6 @@ def _started_after(rows: list[list[str]], last: str) -> list[list[str]]:
             timespec="microseconds"
         )
     return [[last if i == AT["started_at"] else text for i, text in enumerate(row)] for row in rows]
-
-
-def _write_predictions(predictions: pd.DataFrame, stream: IO[bytes]) -> None:
-    """As Parquet, with a digest: what pandas writes, and what evar alone has written."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    made = pa.Table.from_pandas(predictions, preserve_index=False)
-    about = {b"PANDAS_ATTRS": json.dumps(predictions.attrs), _CONTENT: _content(predictions)}
-    pq.write_table(made.replace_schema_metadata({**(made.schema.metadata or {}), **about}), stream)
-
-
-def _content(predictions: pd.DataFrame) -> str:
-    """A digest of what a table of predictions says."""
-    columns = {name: column.tolist() for name, column in predictions.items()}
-    told = json.dumps([predictions.attrs, columns], default=lambda array: array.tolist())
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _is_parquet(path: Path) -> bool:
-    """Whether a file has both ends of a Parquet file: it is neither missing nor torn."""
-    with contextlib.suppress(OSError), open(path, "rb") as stream:
-        if stream.read(4) == b"PAR1":
-            stream.seek(-4, os.SEEK_END)
-            return stream.read() == b"PAR1" and stream.tell() >= 12
-    return False
 
 
 def _arranged(rows: list[list[str]], columns: list[str]) -> list[list[str]]:

@@ -18,6 +18,7 @@ matrices next puts it aside (`NAME.damaged`), with a warning, and makes it anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -117,7 +118,10 @@ class Store:
         except PermissionError as error:
             raise EvarError(f"{error.filename} cannot be read ({error.strerror})") from None
         except OSError as error:
-            raise Damaged(f"{folder} cannot be read ({error.strerror})") from None
+            if error.errno == errno.EIO:
+                raise Damaged(f"{folder} cannot be read ({error.strerror})") from None
+            # Too many open files, a stale network handle: the set may well be whole.
+            raise EvarError(f"{folder} cannot be read ({error.strerror}): run the same command again") from None
 
     def _put_damaged_aside(self, settings: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> None:
         """Take damaged sets of these settings out of the way, and say so; the caller holds their lock."""
@@ -181,6 +185,10 @@ class Writer:
             self._found = self._store.find(self.meta.settings, wanted)
             if self._found is None:
                 self._store._put_damaged_aside(self.meta.settings, wanted)
+                self._found = self._store.find(
+                    self.meta.settings, wanted
+                )  # never write over a set that is whole after all
+            if self._found is None:
                 self._open(stack)
             self._exit = stack.pop_all()
         return self

@@ -248,7 +248,7 @@ def _open_complete(folder: Path, clips: _Clips, stamps: np.ndarray, skip_bad: bo
     """The cache in `folder` if it is complete, undamaged and up to date, else None. Writes nothing."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        if meta.pop("crc") != _crc(meta):
+        if meta.pop("crc", None) not in (None, _crc(meta)):  # None: made before there was one
             return None
         journal = (folder / JOURNAL).read_bytes()
         inode = (folder / SAMPLES).stat().st_ino

@@ -47,7 +47,9 @@ def make(card: Card, root: Path | str) -> Path:
         "seed": SEED,
         "evar_version": evar.__version__,
     }
-    with contextlib.suppress(FileNotFoundError):  # another process gives it its name at this very moment
+    with contextlib.suppress(
+        FileNotFoundError, EvarError
+    ):  # another process may be putting it there; asked again below
         _refuse_other(root, card)
         if _is_intact(root, about):  # its folder may be one that can only be read
             return root

@@ -41,6 +41,8 @@ class Engine:
     """Jobs that may be in flight; None where the engine has a queue of its own."""
     threads: int | None = None
     """CPU threads that a job shall use; None leaves it to torch."""
+    settle_seconds: float = 0.0
+    """How long the last words of a job that ended may take to arrive through the shared folder."""
 
     def __init__(self, options: Mapping[str, str], workers: int | None, folder: Path, gpus: bool) -> None:
         raise NotImplementedError
@@ -61,6 +63,11 @@ class Engine:
 
     def close(self) -> None:
         """Nothing more will come."""
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def list_engines() -> list[str]:
@@ -134,6 +141,10 @@ def _run_jobs(
     # A job's device is on its own machine; whether it wants a GPU is known by the word, or by what is here.
     here = resolve_device("auto")
     gpus = settings.device.startswith("cuda") or (settings.device == "auto" and here.startswith("cuda"))
+    if gpus and settings.device not in ("auto", "cuda", "cuda:all"):
+        raise EvarError(
+            f"--device {settings.device}: a job sees one GPU: give --device cuda, and CUDA_VISIBLE_DEVICES to choose them"
+        )
     folder = Path(settings.results).absolute() / ".jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     made = importlib.import_module(f"evar.engines.{name}").Engine(engine_options, workers, folder, gpus)
     state, _, shelf = prepare(*words, replace(settings, device=settings.device if name == "local" else here), reporter)
@@ -161,4 +172,5 @@ def _jobs(words: tuple[list[str], list[str]], settings: Any, folder: Path, threa
     fixed = asdict(settings) | {"results": os.path.abspath(settings.results)}
     pairs = [(encoder, task) for encoder in words[0] for task in words[1]]
     cwd = os.getcwd()
-    return [Job(i, encoder, task, fixed, str(folder), cwd, threads) for i, (encoder, task) in enumerate(pairs)]
+    env = {name: value for name, value in os.environ.items() if name.startswith(("EVAR_", "HF_"))}
+    return [Job(i, encoder, task, fixed, str(folder), cwd, threads, env) for i, (encoder, task) in enumerate(pairs)]

@@ -6,13 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from evar import engines
 from evar.errors import EvarError
-from evar.jobs import Job, write_job
+from evar.jobs import Job, command
 
 
 class Engine(engines.Engine):
@@ -22,28 +21,34 @@ class Engine(engines.Engine):
         if options:
             raise EvarError(f"engine local takes no options, found {', '.join(options)}")
         self.slots = workers or 1
-        self.threads = max(1, len(os.sched_getaffinity(0)) // self.slots)
-        self._places: list[subprocess.Popen | None] = [None] * self.slots
+        self.threads = max(1, engines.n_cores() // self.slots)
+        self._places: list[tuple[subprocess.Popen, Job] | None] = [None] * self.slots
         self._gpus = _visible_gpus() if gpus else []
 
     def submit(self, job: Job) -> subprocess.Popen:
         # A job that told its end may take a moment to leave its place.
-        place = min(range(self.slots), key=lambda i: self._places[i] is not None and self._places[i].poll() is None)
+        place = min(range(self.slots), key=self._is_busy)
         env = dict(os.environ)
         if self._gpus:
             env["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         with open(job.file("log"), "wb") as log:
             # A session of its own: Ctrl-C reaches the driver, which stops its jobs.
             process = subprocess.Popen(
-                [sys.executable, "-m", "evar.jobs", str(write_job(job))],
+                command(job),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=env,
                 start_new_session=True,
             )
-        self._places[place] = process
+        self._places[place] = process, job
         return process
+
+    def _is_busy(self, place: int) -> bool:
+        if self._places[place] is None:
+            return False
+        process, job = self._places[place]
+        return process.poll() is None and job.status()["state"] not in ("done", "failed")
 
     def ended(self, handle: subprocess.Popen) -> str | None:
         code = handle.poll()

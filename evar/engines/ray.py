@@ -24,6 +24,8 @@ KEYS = {"num_cpus": float, "num_gpus": float, "memory": int}
 class Engine(engines.Engine):
     """Jobs are Ray tasks; Ray queues them by the CPUs and GPUs that they reserve."""
 
+    settle_seconds = 5.0
+
     def __init__(self, options: Mapping[str, str], workers: int | None, folder: Path, gpus: bool) -> None:
         require("cluster", "--engine ray")
         self._wanted, self._address = _wanted(options, gpus)
@@ -36,7 +38,7 @@ class Engine(engines.Engine):
         import ray
 
         self._ray, self._own = ray, not ray.is_initialized()
-        local: dict[str, Any] = {"include_dashboard": False}
+        local: dict[str, Any] = {"address": "local", "include_dashboard": False}
         if self.slots:
             local["num_cpus"] = max(1, round(self.slots * self._wanted["num_cpus"]))
         told = {"address": self._address} if self._address else local
@@ -45,8 +47,17 @@ class Engine(engines.Engine):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **told)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise EvarError(f"Ray does not start at {self._address or 'this machine'}: {error}") from None
+        self._check_resources(ray.cluster_resources())
         # Trying again is the driver's, so that it can tell.
         self._start = ray.remote(work).options(max_retries=0, **self._wanted).remote
+
+    def _check_resources(self, there: Mapping[str, float]) -> None:
+        """EvarError where no job could ever start: Ray would wait for such a machine without a word."""
+        names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        wanted = {names[key]: value for key, value in self._wanted.items() if key in names}
+        for name, value in (wanted | self._wanted.get("resources", {})).items():
+            if value > there.get(name, 0):
+                raise EvarError(f"engine ray: a job wants {value:g} {name}, the cluster has {there.get(name, 0):g}")
 
     def submit(self, job: Job) -> Any:
         return self._start(vars(job))
@@ -57,7 +68,7 @@ class Engine(engines.Engine):
         try:
             self._ray.get(handle)
         except self._ray.exceptions.RayError as error:
-            return f"its Ray worker ended ({type(error).__name__})"
+            return f"its Ray worker ended ({' '.join(str(error).split())[:120] or type(error).__name__})"
         return "its Ray task ended without a word"
 
     def cancel(self, handle: Any) -> None:

@@ -100,3 +100,30 @@ def test_a_worker_that_dies_every_time_is_given_up_and_the_others_go_on(shared, 
     from evar.results import Results
 
     assert Results(tmp_path / "results").leaderboard()["encoder"].tolist() == ENCODERS[1:]
+
+
+@pytest.mark.skipif(bool(extras.missing("cluster")), reason="needs evar[cluster]")
+def test_a_job_that_slurm_sends_away_is_queued_again_and_continues(shared, tmp_path):
+    """Regression: the exit by which submitit leaves a node was taken for an error of the encoder at work."""
+    psutil = pytest.importorskip("psutil")
+    _, options, expected = shared
+
+    class Preempting(Killer):
+        @contextlib.contextmanager
+        def grid(self, jobs: int):
+            def show(done: int, working: list[str]) -> None:
+                for path in sorted(self.folder.glob(".jobs/*/0000.0.json")):
+                    with contextlib.suppress(ValueError, FileNotFoundError, psutil.NoSuchProcess):
+                        status = json.loads(path.read_text())
+                        if status["state"] == "working" and not self.killed:
+                            self.killed.append(status["pid"])
+                            os.kill(psutil.Process(status["pid"]).ppid(), signal.SIGUSR2)
+
+            yield show
+
+    reporter = Preempting(tmp_path / "results")
+    options = options | {"results": tmp_path / "results", "reporter": reporter}
+    rows = evar.run("logmel", TASKS, engine="submitit", workers=1, engine_options={"cluster": "local"}, **options)
+    assert still(rows) == still(expected)[:2]
+    assert len(reporter.killed) == 1
+    assert not any("started again" in line for line in reporter.lines), "it is submitit that queues it again"

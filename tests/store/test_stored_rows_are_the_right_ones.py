@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -245,3 +246,28 @@ print(anonymous() - before)
             pytest.skip("no RssAnon on this system")
     ran = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert float(ran.stdout) < 20
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ESTALE])
+def test_a_passing_trouble_of_the_disk_puts_no_good_set_aside(tmp_path, monkeypatch, code):
+    """Regression: too many open files counted as damage, and the intact set was renamed and encoded again."""
+    settings = {"encoder_fingerprint": "e", "clips_fingerprint": "c", "duration": "1", "precision": "fp32"}
+    matrices, rows = [("out", "mean", 3)], np.arange(6, dtype=np.float32).reshape(2, 3)
+    with Store(tmp_path).writer(settings, matrices, 2, "mine", "task") as writer:
+        writer.write(np.arange(2), {("out", "mean"): rows})
+        writer.finish()
+
+    def trouble(path):
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("evar.store_sets.sha256_file", trouble, raising=False)
+        patched.setattr("evar.store.sha256_file", trouble, raising=False)
+        with (
+            pytest.raises(EvarError, match="run the same command again"),
+            Store(tmp_path).writer(settings, matrices, 2, "mine", "task"),
+        ):
+            pass
+    assert not list(tmp_path.rglob("*.damaged"))
+    found = Store(tmp_path).find(settings, [("out", "mean")])
+    assert np.array_equal(found.rows("out", "mean"), rows)

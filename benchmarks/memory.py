@@ -40,6 +40,25 @@ class Peak(threading.Thread):
             time.sleep(0.02)
 
 
+def stored(folder: str, n: int, dim: int, classes: int, spread: float) -> tuple:
+    """(rows that stay on the disk, classes int64 [n], split [n]) of a synthetic set written through the real store."""
+    from evar.store import Store
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, classes, n)
+    centres = rng.normal(0, spread, (classes, dim)).astype(np.float32)
+    split = np.array(["train", "valid", "test"], dtype=object)[np.searchsorted([0.8, 0.9], rng.random(n))]
+    settings = {"encoder_fingerprint": "bench", "clips_fingerprint": f"{n}", "duration": "card", "precision": "fp32"}
+    store, size = Store(Path(folder)), (1 << 20) // dim
+    with store.writer(settings, [("out", "mean", dim)], n, "bench", "bench") as writer:
+        for start in range(0, n, size):
+            rows = np.arange(start, min(start + size, n))
+            block = rng.standard_normal((len(rows), dim), dtype=np.float32) + centres[y[rows]]
+            writer.write(rows, {("out", "mean"): block})
+        embeddings = writer.finish()
+    return embeddings.source("out", "mean"), y, split
+
+
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--clips", type=int, help="default: 200,000; with --quick 500")
@@ -48,26 +67,13 @@ def main() -> None:
     n, dim, classes = arguments.clips or (500 if arguments.quick else 200_000), arguments.dim, 2
 
     from evar.probes import evaluate, get_protocol
-    from evar.store import Store
 
     peak = Peak()
     peak.start()
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, classes, n)
-    centres = rng.normal(0, 0.05, (classes, dim)).astype(np.float32)
-    split = np.array(["train", "valid", "test"], dtype=object)[np.searchsorted([0.8, 0.9], rng.random(n))]
-    settings = {"encoder_fingerprint": "bench", "clips_fingerprint": f"{n}", "duration": "card", "precision": "fp32"}
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
         begun = time.perf_counter()
-        with store.writer(settings, [("out", "mean", dim)], n, "bench", "bench") as writer:
-            for start in range(0, n, 512):
-                rows = np.arange(start, min(start + 512, n))
-                block = rng.standard_normal((len(rows), dim), dtype=np.float32) + centres[y[rows]]
-                writer.write(rows, {("out", "mean"): block})
-            writer.finish()
-        stored = time.perf_counter() - begun
-        source = store.find(settings, [("out", "mean")]).source("out", "mean")
+        source, y, split = stored(folder, n, dim, classes, 0.05)
+        written = time.perf_counter() - begun
         begun = time.perf_counter()
         evaluation = evaluate(
             get_protocol("fair"),
@@ -87,7 +93,7 @@ def main() -> None:
             {
                 "clips": n,
                 "dim": dim,
-                "store, s": stored,
+                "store, s": written,
                 "probe, s": probed,
                 "accuracy": evaluation.mean,
                 "peak RssAnon, GiB": peak.highest / 2**30,

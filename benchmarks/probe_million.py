@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
 
 import common
 import numpy as np
-from memory import Peak, rss_anon
+from memory import Peak, rss_anon, stored
 
 TARGETS = {"peak": {"what": "a million clips through `fair`: peak RssAnon", "most": 3, "unit": "GiB"}}
 
@@ -25,23 +24,10 @@ def main() -> None:
     n, dim, classes = (20_000 if arguments.quick else arguments.clips), arguments.dim, arguments.classes
 
     from evar.probes import evaluate, features
-    from evar.store import Store
 
     features.RESIDENT_BYTES = min(1 << 28, n * dim * 4 // 2)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, classes, n)
-    centres = rng.normal(0, 0.3, (classes, dim)).astype(np.float32)
-    split = np.array(["train", "valid", "test"])[np.searchsorted([0.8, 0.9], rng.random(n))]
-    settings = {"encoder_fingerprint": "bench", "clips_fingerprint": f"{n}", "duration": "card", "precision": "fp32"}
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        with store.writer(settings, [("out", "mean", dim)], n, "bench", "bench") as writer:
-            for start in range(0, n, 8192):
-                rows = np.arange(start, min(start + 8192, n))
-                block = rng.standard_normal((len(rows), dim), dtype=np.float32) + centres[y[rows]]
-                writer.write(rows, {("out", "mean"): block})
-            writer.finish()
-        source = store.find(settings, [("out", "mean")]).source("out", "mean")
+        source, y, split = stored(folder, n, dim, classes, 0.3)
         names = np.array([f"{i:07d}" for i in range(n)])
         before, peak = rss_anon(), Peak()
         peak.start()

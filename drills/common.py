@@ -42,6 +42,13 @@ class Count:
         """At least one fault, and no harm done."""
         return self.faults > 0 and not (self.results_lost or self.wrong_rows or self.tracebacks)
 
+    def harm(self, what: str, lost: Sequence[str], wrong: Sequence[str], said: str) -> None:
+        """Count what a fault cost, and note it with what the command said."""
+        self.results_lost += len(lost)
+        self.wrong_rows += len(wrong)
+        if lost or wrong:
+            self.notes.append(f"{what}: lost {list(lost)}, wrong {list(wrong)}; it said: {said.strip()[-300:]}")
+
     def saw(self, finished: Finished, what: str) -> None:
         """Count the tracebacks that a user would have been shown."""
         if finished.has_traceback:

@@ -119,10 +119,7 @@ def judge(
     final = scene.products(folder)
     lost += [f"{name} (again: {again.stderr[-200:]})" for name in expected if name not in final]
     wrong += [f"{name} again" for name in final if final[name] != expected.get(name)]
-    count.results_lost += len(lost)
-    count.wrong_rows += len(wrong)
-    if lost or wrong:
-        count.notes.append(f"{what}: lost {lost}, wrong {wrong}; it said: {disturbed.stderr.strip()[-300:]}")
+    count.harm(what, lost, wrong, disturbed.stderr)
     shutil.rmtree(folder)
 
 

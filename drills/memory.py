@@ -119,10 +119,7 @@ def limits(options: Options) -> Count:
             final = scene.products(folder)
             lost += [name for name in expected if name not in final]
             wrong += [f"{name} again" for name in final if final[name] != expected.get(name)]
-            count.results_lost += len(lost)
-            count.wrong_rows += len(wrong)
-            if lost or wrong:
-                count.notes.append(f"{what}: lost {lost}, wrong {wrong}; it said {done.stderr.strip()[-300:]}")
+            count.harm(what, lost, wrong, done.stderr)
             shutil.rmtree(folder)
         shutil.rmtree(start)
         shutil.rmtree(reference)

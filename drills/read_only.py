@@ -138,10 +138,7 @@ def _all(name: str, cases: list[Case], world: Path, options: Options, closing: o
             evar(*case.command, cwd=folder, EVAR_CACHE=str(folder / "cache"))
             expected = _outcome(folder)
             wrong += [name for name in {*expected, *found} if expected.get(name) != found.get(name)]
-        made.results_lost += len(lost)
-        made.wrong_rows += len(wrong)
-        if lost or wrong:
-            made.notes.append(f"{what}: lost {lost}, wrong {wrong}; it said: {done.stderr.strip()[-300:]}")
+        made.harm(what, lost, wrong, done.stderr)
         shutil.rmtree(home)
         return made
 

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 Pair = tuple[str, str]  # (layer, pooling)
 PREFETCH = 4  # batches read ahead of the encoder
-BATCH_SAMPLES = (
-    1 << 22
-)  # most padded samples in a batch of native lengths, 4 minutes at 16 kHz; a longer clip goes alone
+# Most padded samples in a batch of native lengths, 4 minutes at 16 kHz; a longer clip goes alone.
+BATCH_SAMPLES = 1 << 22
 LONGEST_REASON = 400  # characters of an encoder's own error that are shown: a compiler's has thousands
 COMMIT_SECONDS = 0.25
 """What a `kill -9` can cost. A commit has a price (0.5 ms), which a fast encoder would pay for each small batch."""

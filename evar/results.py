@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, out_of_memory, unknown
 from evar.files import append_bytes, atomic_write, atomic_writer, digest, lock, make_folder, writing
+from evar.predictions import CONTENT, content_digest, is_parquet, to_parquet
 from evar.results_files import (
     AT,
     LEADERBOARD_COLUMNS,
@@ -38,16 +39,7 @@ from evar.results_files import (
     n_expected,
     read_rows,
 )
-from evar.results_seal import (
-    CONTENT,
-    check,
-    content_digest,
-    is_parquet,
-    is_whole,
-    predictions_table,
-    seal,
-    sealed,
-)
+from evar.results_seal import check, is_whole, seal, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +94,7 @@ class Results:
             raise EvarError(
                 f"cell {cell['cell_id']}: {len(rows)} rows for {cell['n_folds']} folds × {cell['n_seeds']} seeds"
             )
-        table = predictions_table(predictions)  # before the lock, for which others may be waiting
+        table = to_parquet(predictions)  # before the lock, for which others may be waiting
         with self._locked():
             known = self._mended()
             atomic_write(self._predictions(cell["cell_id"]), table)

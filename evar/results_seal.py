@@ -2,27 +2,21 @@
 
 `RESULTS/.seal` holds size, modification time and CRC-32 of both. A file of another size or time was written by somebody
 else, which is their right: its seal is void. One of the same size and time and another CRC was written by nobody.
-A table of predictions carries a digest of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import zlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from evar.errors import EvarError
 from evar.files import atomic_write, digest
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SEAL = ".seal"
-CONTENT = b"evar_rows_sha256"  # the metadata of a table of predictions that holds the digest of what it says
 _BLOCK = 1 << 22
 
 
@@ -89,38 +83,3 @@ def _crc(stream: IO[bytes], start: int, stop: int, crc: int = 0) -> int:
 def _stamp(file: Path | int) -> tuple[int, int]:
     status = os.stat(file)
     return status.st_size, status.st_mtime_ns
-
-
-def predictions_table(predictions: pd.DataFrame) -> bytes:
-    """As Parquet, with a digest: what pandas writes, and what evar alone has written."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    made = pa.Table.from_pandas(predictions, preserve_index=False)
-    about = {b"PANDAS_ATTRS": json.dumps(predictions.attrs), CONTENT: content_digest(predictions)}
-    stream = pa.BufferOutputStream()
-    pq.write_table(made.replace_schema_metadata({**(made.schema.metadata or {}), **about}), stream)
-    return stream.getvalue().to_pybytes()
-
-
-def content_digest(predictions: pd.DataFrame) -> str:
-    """A digest of what a table of predictions says."""
-    import numpy as np
-
-    sha256 = hashlib.sha256(json.dumps([predictions.attrs, list(predictions.columns)]).encode())
-    for name, column in predictions.items():
-        if name == "scores":  # [clips, classes] may be gigabytes as text
-            for cell in column:
-                sha256.update(np.asarray(cell, "<f8").tobytes())
-        else:
-            sha256.update(json.dumps(column.tolist(), default=lambda array: array.tolist()).encode())
-    return sha256.hexdigest()
-
-
-def is_parquet(path: Path) -> bool:
-    """Whether a file has both ends of a Parquet file: it is neither missing nor torn."""
-    with contextlib.suppress(OSError), open(path, "rb") as stream:
-        if stream.read(4) == b"PAR1":
-            stream.seek(-4, os.SEEK_END)
-            return stream.read() == b"PAR1" and stream.tell() >= 12
-    return False

@@ -110,10 +110,15 @@ def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **option
     run.results.check_writable()
     for task in loaded_tasks:
         for encoder in shelf:
-            cells = list(_cells(run, task, encoder))
-            for cell in cells:
-                _measure(run, cell, _one_pass(run, cell, cells))
+            _measure_all(run, task, encoder)
+            del encoder  # the shelf may not have room for two
     return rows_of(run.results, run.finished)
+
+
+def _measure_all(run: Run, task: Task, encoder: Encoder) -> None:
+    cells = list(_cells(run, task, encoder))
+    for cell in cells:
+        _measure(run, cell, _one_pass(run, cell, cells))
 
 
 def rows_of(results: Results, cell_ids: list[str]) -> pd.DataFrame:

@@ -29,18 +29,24 @@ class Shelf:
         self._names, self._weights, self._device = list(names), settings.weights, computing.devices[0]
         self._kept: dict[int, Encoder] = {}
         self._known: list[tuple[str, str]] = []
-        for i, name in enumerate(self._names):
-            encoder = self._load(name)
-            keep_bytes -= n_bytes(encoder)
-            # An object is the caller's: it is in memory anyway.
-            if keep_bytes >= 0 or not isinstance(name, str):
-                self._kept[i] = encoder
-            self._known.append((encoder.label, encoder.weights_sha256))
-            encoder.choices(settings.layers, settings.pooling)
-            computing.check(encoder)
+        for i in range(len(self._names)):
+            keep_bytes -= self._admit(i, settings, computing, keep_bytes)
         for label in self.labels:
             if self.labels.count(label) > 1:
                 raise EvarError(f"two encoders are called {label!r}: name them apart, as in mine={label}")
+
+    def _admit(self, i: int, settings: Settings, computing: Computing, room: int) -> int:
+        """Load and check one encoder, and keep it if there is room; gives its bytes."""
+        encoder = self._load(self._names[i])
+        self._known.append((encoder.label, encoder.weights_sha256))
+        encoder.choices(settings.layers, settings.pooling)
+        computing.check(encoder)
+        size = n_bytes(encoder)
+        # An object is the caller's: it is in memory anyway.
+        if size <= room or not isinstance(self._names[i], str):
+            self._kept[i] = encoder
+            return size
+        return 0
 
     @property
     def labels(self) -> list[str]:
@@ -59,7 +65,7 @@ class Shelf:
             if encoder.weights_sha256 != self._known[i][1]:
                 raise EvarError(f"{encoder.label}: its weights changed while this run was at work: run it again")
             yield encoder
-            del encoder  # before the next one is loaded
+            del encoder  # before the next one is loaded; whoever iterates lets go of it too
 
     def _load(self, name: Any) -> Encoder:
         from evar.encoders.registry import load_encoder

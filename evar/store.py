@@ -185,9 +185,8 @@ class Writer:
             self._found = self._store.find(self.meta.settings, wanted)
             if self._found is None:
                 self._store._put_damaged_aside(self.meta.settings, wanted)
-                self._found = self._store.find(
-                    self.meta.settings, wanted
-                )  # never write over a set that is whole after all
+                # Never write over a set that is whole after all.
+                self._found = self._store.find(self.meta.settings, wanted)
             if self._found is None:
                 self._open(stack)
             self._exit = stack.pop_all()

@@ -56,6 +56,7 @@ ROOM_OF = {
     "plan": "runner",
     "provenance": "runner",
     "results_files": "results",
+    "predictions": "results",
     "results_seal": "results",
 }
 

@@ -1,4 +1,4 @@
-"""How the fits of `fair` are cut into slices that stay within memory, and what they will cost: said before work starts."""
+"""How the fits of `fair` are cut into slices that stay within memory, and what they will cost: known before work starts."""
 
 from __future__ import annotations
 

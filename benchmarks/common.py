@@ -12,6 +12,7 @@ Import this module before torch: OpenMP reads once, when it is loaded, how its t
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import os
@@ -46,6 +47,17 @@ class Spread:
         if self.runs == 1:
             return _number(self.median)
         return f"{_number(self.median)} ({_number(self.least)}-{_number(self.most)})"
+
+
+def plain_linears(network):
+    """A copy of a network whose linear layers multiply by PyTorch's own choice of library, as anybody's do."""
+    from torch import nn
+
+    plain = copy.deepcopy(network)
+    for layer in plain.modules():
+        if isinstance(layer, nn.Linear):
+            layer.__class__ = nn.Linear
+    return plain
 
 
 def side_by_side(works: Mapping[str, Callable[[], object]], runs: int = 5, warmup: int = 1) -> dict[str, list[float]]:
@@ -116,7 +128,7 @@ def limits(device: str = "cpu") -> dict[str, float]:
     """
     import torch
 
-    from evar.probes.products import product
+    from evar.products import product
 
     def best(work: Callable[[], object], tries: int) -> float:
         taken = []

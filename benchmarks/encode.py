@@ -1,14 +1,16 @@
 """Encoding through evar, store included, against the model alone and against batch-256 padding, in turn.
 
-The model alone: the encoder's forward on the same one-second clips, in memory, in its preferred batch. What evar adds is reading
-the waveform cache, checks and the store. Mixed lengths: clips of 0.5 to 8 s, log-uniform; the rival pads every batch of 256 clips,
-in the order they come, to the longest of the batch, through a DataLoader, and calls the plain network of the paper (nn.Sequential,
-float32). `arithmetic`: the operations that PyTorch counts in convolutions and matrix products (no FFT), per second, as a share of
-this machine's rate for square matrix products. Encoders are untrained (speed is that of the architecture); clips are noise.
+The model alone: the encoder's forward on the same one-second clips, in memory, in its preferred batch. What evar adds is
+reading the waveform cache, checks and the store. `PyTorch's linear layers`: the same model with torch.nn.Linear as it comes.
+Mixed lengths: clips of 0.5 to 8 s, log-uniform; the rival pads every batch of 256 clips, in the order they come, to the
+longest of the batch, through a DataLoader, and calls the plain network of the paper (nn.Sequential, float32). `arithmetic`:
+the operations that PyTorch counts in convolutions and matrix products (no FFT), per second, as a share of this machine's rate
+for square matrix products. Encoders are untrained (speed is that of the architecture); clips are noise.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from pathlib import Path
@@ -67,13 +69,16 @@ def against_model(name: str, n: int, runs: int) -> dict:
         plan = list(batches(waves, np.arange(n), encoder, "card", None))
         ready = [(torch.as_tensor(wav), torch.as_tensor(lengths)) for _, wav, lengths in plan]
 
-        def model() -> None:
+        def alone(one) -> None:
             for wav, lengths in ready:
-                encoder.encode(wav, lengths)
+                one.encode(wav, lengths)
 
-        seconds = common.side_by_side(
-            {"model": model, "evar": through_evar(encoder, waves, "card", Path(folder))}, runs
-        )
+        works = {
+            "plain": functools.partial(alone, common.plain_linears(encoder)),
+            "model": functools.partial(alone, encoder),
+            "evar": through_evar(encoder, waves, "card", Path(folder)),
+        }
+        seconds = common.side_by_side(works, runs)
     gflops = n * operations(encoder) / np.median(seconds["evar"]) / 1e9
     return {
         "encoder": name,
@@ -82,6 +87,8 @@ def against_model(name: str, n: int, runs: int) -> dict:
         "model alone, clips/s": common.rate(n, seconds["model"]),
         "evar, clips/s": common.rate(n, seconds["evar"]),
         "share, %": common.rate(100, common.ratios(seconds["evar"], seconds["model"])),
+        "PyTorch's linear layers, clips/s": common.rate(n, seconds["plain"]),
+        "evar / these": common.ratio(seconds["plain"], seconds["evar"]),
         "GFLOP/s": gflops,
         "arithmetic, %": 100 * gflops / common.limits()["gemm_gflops"],
     }
@@ -96,6 +103,8 @@ def against_padding(name: str, n: int, runs: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         waves = cached(Path(folder), lengths, encoder.sample_rate, None)
 
+        plain = common.plain_linears(encoder)
+
         def padded() -> None:
             stats = encoder.normalization
             loader = torch.utils.data.DataLoader(
@@ -104,7 +113,7 @@ def against_padding(name: str, n: int, runs: int) -> dict:
             for wav, lengths in loader:
                 with torch.inference_mode():
                     log_mel, frames = encoder.front_end(torch.as_tensor(wav), torch.as_tensor(lengths))
-                    features = encoder.network((log_mel - stats["mean"]) / stats["std"])
+                    features = plain.network((log_mel - stats["mean"]) / stats["std"])
                     valid = torch.arange(features.shape[1]) < (frames // 2**encoder.n_blocks)[:, None]
                     masked = features * valid[..., None]
                     masked.sum(1) / valid.sum(1, keepdim=True) + masked.amax(1)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import common
 import numpy as np
 import soundfile
 import torch
@@ -89,7 +90,7 @@ class PlainByol(nn.Module):
 
     def __init__(self, method: ByolMethod) -> None:
         super().__init__()
-        self.online = nn.ModuleList([copy.deepcopy(method.encoder), plain_head(method.online.projector)])
+        self.online = nn.ModuleList([common.plain_linears(method.encoder), plain_head(method.online.projector)])
         self.online.requires_grad_(True)
         self.predictor = plain_head(method.predictor)
         self.target = copy.deepcopy(self.online).requires_grad_(False)

@@ -78,7 +78,7 @@ def rates(shapes: dict, tries: int) -> tuple[float, float, float, float]:
     """GFLOP/s of torch.mm by wall-clock and own seconds, and the same of evar's product, best of the shapes that matter."""
     import torch
 
-    from evar.probes.products import product
+    from evar.products import product
 
     most = sorted(shapes, key=shapes.get, reverse=True)[:2]
     square = (2048, 2048, 2048, False)

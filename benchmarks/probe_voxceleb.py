@@ -24,7 +24,7 @@ def product_rate(m: int, k: int, n: int) -> float:
     """Operations per second of the second of two products [m, k] @ [k, n]."""
     import torch
 
-    from evar.probes.products import product
+    from evar.products import product
 
     a, b = torch.rand(m, k), torch.rand(n, k)
     for _ in range(2):

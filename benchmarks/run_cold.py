@@ -1,9 +1,10 @@
 """A whole `evar run`: 3,000 one-second clips, nothing cached, through the command line in a process of its own.
 
 Cold: encoders `random:byola-v1-512` and `random:byola-v2` by `fair`, split by stage. The model alone: the same clips, in
-memory, through the encoder's forward in its preferred batch, in a process of its own, in turn with the cold run. Warm: new
-protocols on stored embeddings. Seconds of work are after imports; the whole command's wall-clock time stands beside them, and
-CPU seconds (all threads), which tell more on a machine that does other things.
+memory, through the encoder's forward in its preferred batch, in a process of its own, in turn with the cold run; and the same
+with PyTorch's own linear layers, as the model is without evar. Warm: new protocols on stored embeddings. Seconds of work are
+after imports; the whole command's wall-clock time stands beside them, and CPU seconds (all threads), which tell more on a
+machine that does other things.
 
 Clips are synthetic; `--task CARD --data DIR` takes yours. `--clips N`, `--runs N`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -26,11 +28,13 @@ import common
 TARGETS = {
     "v1": {"what": "cold run of random:byola-v1-512, 3,000 one-second clips: work", "most": 10, "unit": "s"},
     "v2": {"what": "cold run of random:byola-v2, the same clips: work / its model alone", "most": 1.3, "unit": "x"},
+    "v2 plain": {"what": "... / its model alone with PyTorch's own linear layers", "most": 1.3, "unit": "x"},
     "knn": {"what": "warm: `knn` on stored embeddings", "most": 3, "unit": "s"},
     "paper": {"what": "warm: `paper` on stored embeddings", "most": 3, "unit": "s"},
 }
 ENCODERS = {"v1": "random:byola-v1-512", "v2": "random:byola-v2"}
 WARM = ("knn", "paper")
+WHAT = {"cold": "cold", "model": "model alone", "plain": "model alone, PyTorch's linear layers"}
 STAGES = ("decode", "statistics", "encode", "probe", "write")
 NEEDED = (
     "pandas",
@@ -57,7 +61,8 @@ def main() -> None:
     options = words.parse_args()
     if options.child:
         kind, *arguments = options.child
-        print(json.dumps({"cli": command_line, "model": model_alone}[kind](*arguments)))
+        kinds = {"cli": command_line, "model": model_alone, "plain": functools.partial(model_alone, plain=True)}
+        print(json.dumps(kinds[kind](*arguments)))
         return
     runs = 1 if options.quick else options.runs
     with tempfile.TemporaryDirectory() as folder:
@@ -76,12 +81,13 @@ def main() -> None:
                 run_words = [encoder, task, *(["--data", data] if data else [])]
                 run_words += ["--results", str(out / "results"), "--embeddings", str(out / "embeddings")]
                 found.setdefault((key, "cold"), []).append(child("cli", *run_words))
-                found.setdefault((key, "model"), []).append(child("model", encoder, task, data))
+                for kind in ("model", "plain"):
+                    found.setdefault((key, kind), []).append(child(kind, encoder, task, data))
                 for protocol in WARM if key == "v1" else ():
                     found.setdefault((key, protocol), []).append(child("cli", *run_words, "--probe", protocol))
     rows, cpu = [], []
     for (key, what), results in found.items():
-        who = {"encoder": ENCODERS[key], "what": {"cold": "cold", "model": "model alone"}.get(what, f"warm, {what}")}
+        who = {"encoder": ENCODERS[key], "what": WHAT.get(what, f"warm, {what}")}
         times = [one.pop("CPU") for one in results]
         rows.append(who | {name: common.Spread.of([one[name] for one in results]) for name in results[0]})
         cpu.append(who | {name: common.Spread.of([one[name] for one in times]) for name in times[0]})
@@ -92,6 +98,7 @@ def main() -> None:
         cold, model = [row for row in cpu if row["encoder"] == ENCODERS[key]][:2]
         cold["work / model alone"] = cold["work"].median / model["work"].median
     measured = {"v1": common.Spread.of(work["v1", "cold"]), "v2": alone[1]}
+    measured["v2 plain"] = common.ratio(work["v2", "cold"], work["v2", "plain"])
     measured |= {protocol: common.Spread.of(work["v1", protocol]) for protocol in WARM}
     audio = f"{task} in {data}" if options.task else "synthetic"
     common.finish("a whole run, cold and warm", rows, TARGETS, measured, {"CPU seconds, all threads": cpu}, audio=audio)
@@ -117,8 +124,9 @@ class Stages:
     def stage(self, name: str):
         begun, cpu = time.perf_counter(), time.process_time()
         yield
-        self.seconds[name] += time.perf_counter() - begun
-        self.cpu[name] += time.process_time() - cpu
+        if name in STAGES:  # others belong to the rest
+            self.seconds[name] += time.perf_counter() - begun
+            self.cpu[name] += time.process_time() - cpu
 
     def around(self, name: str, function):
         def timed(*arguments, **words):
@@ -172,8 +180,11 @@ def command_line(*arguments: str) -> dict:
     }
 
 
-def model_alone(name: str, task: str, data: str) -> dict:
-    """The encoder's forward over the task's clips, which lie in memory in batches of its preferred size."""
+def model_alone(name: str, task: str, data: str, plain: bool = False) -> dict:
+    """The encoder's forward over the task's clips, which lie in memory in batches of its preferred size.
+
+    plain: with PyTorch's own linear layers.
+    """
     import numpy as np
     import torch
 
@@ -184,6 +195,7 @@ def model_alone(name: str, task: str, data: str) -> dict:
 
     encoder = load_encoder(name)
     encoder = encoder.with_normalization(STATISTICS) if encoder.needs_normalization else encoder
+    encoder = common.plain_linears(encoder) if plain else encoder
     keep_freed_memory()
     task = load_task(task, data=(data,) if data else ())
     samples = round(task.card.seconds * encoder.sample_rate)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -232,10 +232,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def sha256_file(path: Path | str) -> str:
-    """SHA-256 (64 hex digits) of a file's content."""
+def sha256_file(path: Path | str, read: Callable[[int], None] | None = None) -> str:
+    """SHA-256 (64 hex digits) of a file's content; `read` is told of every so many bytes."""
     sha256 = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
             sha256.update(block)
+            if read:
+                read(len(block))
     return sha256.hexdigest()

@@ -100,6 +100,7 @@ class Teller(Reporter):
 
     @contextlib.contextmanager
     def bar(self, stage: str, what: str, unit: str) -> Iterator[Progress | None]:
+        before = self.status["at"], self.status["share"]
         self.status |= {"at": stage, "share": 0.0}
 
         def progress(done: int, total: int) -> None:
@@ -108,6 +109,8 @@ class Teller(Reporter):
                 self.tell()
 
         yield progress
+        if stage == "check":  # in the midst of another stage
+            self.status["at"], self.status["share"] = before
 
 
 def work(job: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from evar.cells import Settings, expand_encoders, expand_tasks
 from evar.compute import Computing, resolve_devices
-from evar.embed import Progress, choose_norm, embed, normalized, open_task_waveforms
+from evar.decoding import Decoding
+from evar.embed import Progress, choose_norm, embed, normalized
 from evar.errors import EvarError
 from evar.provenance import here
 from evar.shelf import Shelf
@@ -66,7 +67,7 @@ class Run:
     results: Results
     computing: Computing
     protocols: list[Protocol]
-    waves: dict[tuple, Waveforms] = field(default_factory=dict)
+    decoding: Decoding
     finished: list[str] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     fingerprints: dict[tuple, str] = field(default_factory=dict)
@@ -77,24 +78,6 @@ class Run:
         if key not in self.fingerprints:
             self.fingerprints[key] = encoder.fingerprint()
         return self.fingerprints[key]
-
-    def waveforms(self, task: Task, sample_rate: int) -> Waveforms:
-        """The task's waveforms at one rate; encoders of one rate share them."""
-        key = (task.name, str(task.root), task.fingerprint, sample_rate)
-        if key not in self.waves:
-            self.waves.clear()  # one task at a time: its rates are asked for one after the other
-            with self.reporter.bar("decode", f"{task.name} at {sample_rate} Hz", "clip") as progress:
-                self.waves[key] = open_task_waveforms(
-                    task,
-                    sample_rate,
-                    embeddings=Path(self.settings.embeddings),
-                    duration=self.settings.duration,
-                    skip_bad=self.settings.skip_bad,
-                    progress=progress,
-                )
-            if self.waves[key].bad:
-                self.reporter.warn(f"{task.name}: {len(self.waves[key].bad)} clips that cannot be decoded are skipped")
-        return self.waves[key]
 
 
 def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **options: Any) -> pd.DataFrame:
@@ -108,15 +91,20 @@ def run(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **option
     reporter = reporter or Reporter()
     run, loaded_tasks, shelf = prepare(encoders, tasks, settings, reporter)
     run.results.check_writable()
-    for task in loaded_tasks:
-        for encoder in shelf:
-            _measure_all(run, task, encoder)
-            del encoder  # the shelf may not have room for two
+    order = list(itertools.product(loaded_tasks, dict.fromkeys(shelf.sample_rates)))
+    following = dict(itertools.pairwise(order))
+    with contextlib.closing(run.decoding):
+        for task in loaded_tasks:
+            for encoder in shelf:
+                _measure_all(run, task, encoder, following.get((task, encoder.sample_rate)))
+                del encoder  # the shelf may not have room for two
     return rows_of(run.results, run.finished)
 
 
-def _measure_all(run: Run, task: Task, encoder: Encoder) -> None:
+def _measure_all(run: Run, task: Task, encoder: Encoder, following: tuple[Task, int] | None) -> None:
     cells = list(_cells(run, task, encoder))
+    if following:
+        run.decoding.begin(*following)
     for cell in cells:
         _measure(run, cell, _one_pass(run, cell, cells))
 
@@ -141,8 +129,9 @@ def prepare(encoders: Any, tasks: Any, settings: Settings, reporter: Reporter) -
     results = Results(settings.results)
     computing = Computing(resolve_devices(settings.device), settings.precision, settings.compile)
     shelf = Shelf(encoder_names, settings, computing)
-    store = Store(settings.embeddings)
-    return Run(settings, reporter, store, results, computing, protocols), loaded_tasks, shelf
+    store = Store(settings.embeddings, reporter.bar)
+    decoding = Decoding(settings, reporter)
+    return Run(settings, reporter, store, results, computing, protocols, decoding), loaded_tasks, shelf
 
 
 def load(name: Any, settings: Settings, reporter: Reporter) -> Task:
@@ -185,7 +174,7 @@ def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
     from evar.results import cell_id
 
     settings = run.settings
-    waves = run.waveforms(task, encoder.sample_rate)
+    waves = run.decoding.waveforms(task, encoder.sample_rate)
     pairs = encoder.choices(settings.layers, settings.pooling)
     for protocol, (layers, pooling) in itertools.product(run.protocols, pairs):
         norm = choose_norm(encoder, settings.norm, protocol.norm, task)
@@ -234,7 +223,7 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
         run.reporter.say(f"{name}: already measured, nothing to do")
         return
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
-    waves = run.waveforms(cell.task, cell.encoder.sample_rate)
+    waves = run.decoding.waveforms(cell.task, cell.encoder.sample_rate)
     begun = time.perf_counter()
     encoder = normalized(
         cell.encoder,

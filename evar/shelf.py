@@ -29,6 +29,7 @@ class Shelf:
         self._names, self._weights, self._device = list(names), settings.weights, computing.devices[0]
         self._kept: dict[int, Encoder] = {}
         self._known: list[tuple[str, str]] = []
+        self.sample_rates: list[int] = []
         for i in range(len(self._names)):
             keep_bytes -= self._admit(i, settings, computing, keep_bytes)
         for label in self.labels:
@@ -39,6 +40,7 @@ class Shelf:
         """Load and check one encoder, and keep it if there is room; gives its bytes."""
         encoder = self._load(self._names[i])
         self._known.append((encoder.label, encoder.weights_sha256))
+        self.sample_rates.append(encoder.sample_rate)
         encoder.choices(settings.layers, settings.pooling)
         computing.check(encoder)
         size = n_bytes(encoder)

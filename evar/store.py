@@ -20,10 +20,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,16 @@ from evar.store_sets import Embeddings, RowSource
 
 __all__ = ["Embeddings", "RowSource", "Store", "Writer"]
 
+Bar = Callable[[str, str, str], AbstractContextManager[Callable[[int, int], None] | None]]
 _SYNC_SECONDS = 5.0  # `kill -9` loses nothing anyway; a power cut loses at most what was written since
 
 
 class Store:
     """The folder of all embeddings. Nothing is created before something is written."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, bar: Bar = lambda stage, what, unit: contextlib.nullcontext()) -> None:
+        """bar: shows how far a set is checked: `bar("check", what, "B")` enters to `progress(done, total)` or None."""
+        self.root, self._bar = Path(root), bar
         self._whole: set[tuple[Path, int, int, int]] = set()  # files whose checksum held: path, inode, size, time
 
     def writer(
@@ -107,11 +109,12 @@ class Store:
         if not set(map(tuple, wanted)) <= {matrix.pair for matrix in meta.matrices}:
             return None
         try:
-            for name in meta.files_of(wanted):
-                if (stamp := _stamp(folder / name)) not in self._whole:
-                    if sha256_file(folder / name) != meta.sha256.get(name):
-                        raise Damaged(f"{folder / name} is not what was written")
-                    self._whole.add(stamp)
+            stamps = {name: _stamp(folder / name) for name in meta.files_of(wanted)}
+            new = {name: stamp for name, stamp in stamps.items() if stamp not in self._whole}
+            for name, found in self._checksums(folder, meta, list(new)):
+                if found != meta.sha256.get(name):
+                    raise Damaged(f"{folder / name} is not what was written")
+                self._whole.add(new[name])
             return Embeddings(folder, meta)
         except FileNotFoundError as error:  # lost, or the set is pruned at this very moment
             raise Damaged(f"{error.filename} is missing") from None
@@ -123,15 +126,26 @@ class Store:
             # Too many open files, a stale network handle: the set may well be whole.
             raise EvarError(f"{folder} cannot be read ({error.strerror}): run the same command again") from None
 
+    def _checksums(self, folder: Path, meta: Meta, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """(name, SHA-256) of files of a set, with a bar: large ones take a while."""
+        if names:
+            with self._bar("check", f"{meta.label} × {meta.task}", "B") as progress:
+                read = counted(progress, sum((folder / name).stat().st_size for name in names))
+                for name in names:
+                    yield name, sha256_file(folder / name, read)
+
     def _put_damaged_aside(self, settings: dict[str, Any], wanted: Sequence[tuple[str, str]]) -> None:
         """Take damaged sets of these settings out of the way, and say so; the caller holds their lock."""
+        from evar.store_admin import throw_away
+
         for folder in set_folders(self.root, settings_key(settings)):
             try:
                 self._opened(folder, settings, wanted)
             except Damaged as error:
-                aside = folder.with_name(folder.name + DAMAGED)  # the last one is kept, not all: they do not pile up
+                aside = folder.with_name(folder.name + DAMAGED)
+                if os.path.lexists(aside):  # the last one is kept, not all: they do not pile up
+                    throw_away(self.root, aside)
                 with writing(folder):
-                    shutil.rmtree(aside, ignore_errors=True)
                     folder.rename(aside)
                 warnings.warn(f"stored embeddings are damaged ({error}): put aside in {aside}, and encoded again")
 
@@ -141,11 +155,14 @@ class Store:
 
         return list_sets(self.root)
 
-    def verify(self) -> list[str]:
-        """Recompute every checksum: one line per set that is altered, truncated, unreadable or incomplete."""
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Recompute every checksum: one line per set that is altered, truncated, unreadable or incomplete.
+
+        progress: takes (bytes read, bytes in all).
+        """
         from evar.store_admin import verify
 
-        return verify(self.root)
+        return verify(self.root, progress)
 
     def prune(
         self,
@@ -258,7 +275,7 @@ class Writer:
                     f"clip index {self.pending[0]}): run the same command again, it continues"
                 )
             self._sync()
-            sums = {name: sha256_file(self.folder / name) for name in self.meta.lasting_files()}
+            sums = dict(self._store._checksums(self.folder, self.meta, self.meta.lasting_files()))
             self._store._whole |= {_stamp(self.folder / name) for name in sums}
             self.meta = write_meta(self.folder, replace(self.meta, complete=True, sha256=sums))
             for name in {JOURNAL, *self.meta.files()} - set(self.meta.lasting_files()):
@@ -343,6 +360,19 @@ class Writer:
             with writing(self.folder / name):
                 os.fsync(self._files[name])
         self._synced = time.monotonic()
+
+
+def counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    """A function that takes so many more bytes, and tells `progress` how many these are of `total`."""
+    done = 0
+
+    def read(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress:
+            progress(done, total)
+
+    return read
 
 
 def _stamp(path: Path) -> tuple[Path, int, int, int]:

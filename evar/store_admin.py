@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evar.errors import EvarError
 from evar.files import lock, make_folder, sha256_file, writing
+from evar.store import counted
 from evar.store_format import DAMAGED, JOURNAL, committed, damaged_folders, read_meta, set_folders
 
 
@@ -50,10 +51,11 @@ def list_sets(root: Path) -> list[dict]:
     return rows
 
 
-def verify(root: Path) -> list[str]:
+def verify(root: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """One line per problem, as `Store.verify` says."""
-    problems = []
-    for folder in set_folders(root):
+    problems, folders = [], set_folders(root)
+    read = counted(progress, sum(_bytes(folder) for folder in folders))
+    for folder in folders:
         mend = f"a run that needs it makes it anew, 'evar store prune --key {folder.name}' removes it"
         try:
             meta = read_meta(folder)
@@ -72,7 +74,7 @@ def verify(root: Path) -> list[str]:
                 path = folder / name
                 if not path.exists():
                     problems.append(f"{path}: missing: {mend}")
-                elif sha256_file(path) != meta.sha256.get(name):
+                elif sha256_file(path, read) != meta.sha256.get(name):
                     problems.append(f"{path}: altered or truncated since it was written: {mend}")
     return problems
 
@@ -88,9 +90,7 @@ def prune(
     """Remove sets, as `Store.prune` says; returns the bytes freed."""
     if predicate is None and key is None and older_days is None and not incomplete:
         raise EvarError("nothing to prune was named: give a key, an age or 'incomplete'")
-    trash = root / ".trash"
-    if trash.is_symlink():
-        raise EvarError(f"{trash} is a link, and evar clears what is in it: remove the link")
+    trash = _trash(root)
     now, freed, matches = datetime.datetime.now(datetime.timezone.utc), 0, 0
     for row in list_sets(root):
         fits = (
@@ -105,8 +105,7 @@ def prune(
     if key is not None and not matches:
         raise EvarError(f"no set with key {key!r} in {root}: 'evar store list' shows the keys")
     if trash.is_dir() and not dry_run:
-        with writing(trash):
-            shutil.rmtree(trash)
+        shutil.rmtree(trash, ignore_errors=True)
     return freed
 
 
@@ -125,13 +124,29 @@ def _remove(root: Path, folder: Path, dry_run: bool) -> bool:
                 return False
             raise
         if not dry_run:
-            away = make_folder(root / ".trash") / f"{folder.name}.{os.urandom(4).hex()}"
-            with writing(folder):
-                folder.rename(away)
-                for parent in (folder.parent, folder.parent.parent):
-                    with contextlib.suppress(OSError):
-                        parent.rmdir()  # only when it is empty
+            throw_away(root, folder)
+            for parent in (folder.parent, folder.parent.parent):
+                with contextlib.suppress(OSError):
+                    parent.rmdir()  # only when it is empty
     return True
+
+
+def throw_away(root: Path, path: Path) -> None:
+    """Take a folder (or what stands in its place) out of sight in one step, then remove what can be removed.
+
+    A network file system keeps a folder as long as a file in it is open; it can be renamed, and goes another time.
+    """
+    away = make_folder(_trash(root)) / f"{path.name}.{os.urandom(4).hex()}"
+    with writing(path):
+        path.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def _trash(root: Path) -> Path:
+    trash = root / ".trash"
+    if trash.is_symlink():
+        raise EvarError(f"{trash} is a link, and evar clears what is in it: remove the link")
+    return trash
 
 
 def _age_days(row: dict, now: datetime.datetime) -> float:

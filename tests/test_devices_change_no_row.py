@@ -114,14 +114,14 @@ def test_what_cannot_be_copied_says_so(waves, tmp_path):
 
 
 def test_encoders_of_one_rate_share_one_decode_and_rows_name_the_devices(tmp_path, monkeypatch):
-    from evar.audio import cache
+    from evar.audio import clips
     from evar.datasets import find_card
     from evar.datasets.mini import make
 
     monkeypatch.chdir(tmp_path)
     task = evar.load_task("fsdd", root=make(find_card("fsdd"), tmp_path / "fsdd")).limited(60)
-    decoded, decode = [], cache.decode_int16
-    monkeypatch.setattr(cache, "decode_int16", lambda path, *rest: decoded.append(path) or decode(path, *rest))
+    decoded, decode = [], clips.decode_int16
+    monkeypatch.setattr(clips, "decode_int16", lambda path, *rest: decoded.append(path) or decode(path, *rest))
     found = evar.run("logmel,mfcc", task, probe="knn", device="cpu,cpu")
     assert len(decoded) == len(set(decoded)) == 60
     assert found["device"].str.startswith("2 x cpu (").all()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "evar"
-BASE = {"errors", "files", "extras", "download", "events", "yaml_files"}
+BASE = {"errors", "files", "extras", "download", "events", "yaml_files", "products"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
@@ -16,6 +16,7 @@ ALLOWED = {
     "download": {"errors", "files"},
     "events": set(),
     "yaml_files": {"errors"},
+    "products": set(),
     "datasets": BASE,
     "audio": BASE,
     "encoders": BASE | {"audio"},
@@ -54,6 +55,7 @@ ROOM_OF = {
     "embed": "runner",
     "compute": "runner",
     "plan": "runner",
+    "decoding": "runner",
     "provenance": "runner",
     "results_files": "results",
     "predictions": "results",

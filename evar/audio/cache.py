@@ -22,23 +22,19 @@ import json
 import os
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from evar.audio.decode import FULL_SCALE, decode_int16, samples_after_decoding
+from evar.audio.clips import FORMAT, Clips
+from evar.audio.decode import FULL_SCALE
 from evar.audio.journal import JOURNAL, RECORD, SAMPLES, Journal, content_digest, file_stamps, latest
 from evar.errors import EvarError
-from evar.files import atomic_write, canonical_json, digest, lock, require_space
+from evar.files import atomic_write, canonical_json, lock, require_space
 
 Progress = Callable[[int, int], None]
-
-_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +140,7 @@ def open_waveforms(
     building the same cache waits for it. Raises EvarError when clips cannot be decoded (the good ones stay cached),
     when the disk is too small (before anything is written), or when `cache_dir` cannot be written.
     """
-    clips = _Clips(
+    clips = Clips(
         ids=tuple(str(name) for name in ids),
         files=tuple(os.path.abspath(file) for file in files),
         starts=tuple(float(start) for start in starts),
@@ -173,32 +169,12 @@ def open_waveforms(
     return ready
 
 
-@dataclass(frozen=True)
-class _Clips:
-    """What was asked for, one entry per clip."""
-
-    ids: tuple[str, ...]
-    files: tuple[str, ...]
-    starts: tuple[float, ...]
-    stops: tuple[float | None, ...]
-    sample_rate: int
-    seconds: float | None
-
-    def key(self) -> str:
-        asked = [self.ids, self.files, self.starts, self.stops, self.sample_rate, self.seconds]
-        return digest({"format": _FORMAT, "waveforms": asked})[:32]
-
-    def segment(self, clip: int) -> tuple[str, int, float, float | None, float | None]:
-        """The arguments of `decode` for one clip."""
-        return self.files[clip], self.sample_rate, self.starts[clip], self.stops[clip], self.seconds
-
-
 @dataclass(eq=False)
 class _Vouch:
     """Whether samples are those that were decoded; those that are not are decoded again."""
 
     folder: Path
-    clips: _Clips
+    clips: Clips
     records: np.ndarray
     inode: int
     checked: np.ndarray
@@ -215,14 +191,14 @@ class _Vouch:
         return self.mended
 
     def _mend(self, clip: int, record: np.ndarray) -> None:
-        again = _decode_one(self.clips, clip)
+        again, reasons, _ = self.clips.decode_some([clip])
         path = self.folder / SAMPLES
-        if again.digest != record["digest"].tobytes():
+        if [found.digest for found in again] != [record["digest"].tobytes()]:
             raise EvarError(
                 f"{path} is damaged at clip {self.clips.ids[clip]!r}, and its file does not give what it gave"
-                f"{f' ({again.reason})' if again.reason else ''}: remove {self.folder} and run the same command again"
+                f"{f' ({reasons[clip]})' if reasons else ''}: remove {self.folder} and run the same command again"
             )
-        self.mended[clip] = again.samples
+        self.mended[clip] = again[0].samples
         with (
             contextlib.suppress(EvarError, OSError),
             lock(self.folder / "lock", timeout=0),
@@ -230,21 +206,11 @@ class _Vouch:
         ):
             if os.fstat(stream.fileno()).st_ino == self.inode:  # not one that was begun anew
                 stream.seek(2 * int(record["offset"]))
-                stream.write(again.samples.tobytes())
+                stream.write(again[0].samples.tobytes())
         warnings.warn(f"clip {self.clips.ids[clip]!r} in {path} was damaged: decoded again")
 
 
-class _Decoded(NamedTuple):
-    """One clip from a decoding thread: samples, or the reason why there are none."""
-
-    clip: int
-    samples: np.ndarray
-    scale: float
-    digest: bytes
-    reason: str | None
-
-
-def _open_complete(folder: Path, clips: _Clips, stamps: np.ndarray, skip_bad: bool) -> Waveforms | None:
+def _open_complete(folder: Path, clips: Clips, stamps: np.ndarray, skip_bad: bool) -> Waveforms | None:
     """The cache in `folder` if it is complete, undamaged and up to date, else None. Writes nothing."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
@@ -284,7 +250,7 @@ def _open_complete(folder: Path, clips: _Clips, stamps: np.ndarray, skip_bad: bo
 
 def _build(
     folder: Path,
-    clips: _Clips,
+    clips: Clips,
     stamps: np.ndarray,
     skip_bad: bool,
     workers: int | None,
@@ -292,67 +258,37 @@ def _build(
 ) -> list[int]:
     """Decode what is missing and append it, and say which clips that were; the caller holds the lock."""
     total = len(clips.ids)
-    journal = Journal(folder, stamps)
-    newest, fresh = latest(journal.records, stamps)
-    if 2 * newest["length"][fresh].sum() < journal.records["length"].sum():  # mostly files that changed since
-        journal.start_over()
-        fresh[:] = False
-    todo = np.flatnonzero(~fresh).tolist()
-    workers = workers or _cores()
-    _require_space(folder, clips, todo, workers)
-    bad: dict[int, str] = {}
-    for done, clip in enumerate(_decode_all(clips, todo, workers), start=total - len(todo) + 1):
-        if clip.reason is None:
-            journal.add(clip.clip, clip.samples, clip.scale, clip.digest)
-        else:
-            bad[clip.clip] = clip.reason
-        if progress is not None:
-            progress(done, total)
-    journal.commit()
+    with contextlib.closing(Journal(folder, stamps)) as journal:
+        newest, fresh = latest(journal.records, stamps)
+        if 2 * newest["length"][fresh].sum() < journal.records["length"].sum():  # mostly files that changed since
+            journal.start_over()
+            fresh[:] = False
+        todo = np.flatnonzero(~fresh).tolist()
+        _require_space(folder, clips, todo, workers)
+        bad: dict[int, str] = {}
+        done = total - len(todo)
+        with contextlib.closing(clips.decode_all(todo, stamps[:, 0], workers)) as decoded:
+            for good, reasons in decoded:
+                journal.add(good)
+                bad |= reasons
+                for _ in range(len(good) + len(reasons) if progress else 0):
+                    progress(done := done + 1, total)
+        journal.commit()
+        records = journal.records
     if bad and (not skip_bad or len(bad) == total):
         raise _cannot_decode(bad, total, skip_bad)
-    _finish(folder, clips, stamps, journal.records, bad)
+    _finish(folder, clips, stamps, records, bad)
     return todo
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _decode_all(clips: _Clips, todo: list[int], workers: int) -> Iterator[_Decoded]:
-    """Decode in threads (libsndfile and soxr release the GIL); results come in order, a few clips ahead."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        ahead: deque = deque()
-        try:
-            for clip in todo:
-                ahead.append(pool.submit(_decode_one, clips, clip))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode_one(clips: _Clips, clip: int) -> _Decoded:
-    try:
-        samples, scale = decode_int16(*clips.segment(clip))
-    except EvarError as error:
-        return _Decoded(clip, np.empty(0, np.int16), 1.0, bytes(16), str(error))
-    samples = np.ascontiguousarray(samples, dtype="<i2")
-    return _Decoded(clip, samples, scale, content_digest(samples, scale), None)
-
-
-def _require_space(folder: Path, clips: _Clips, todo: list[int], workers: int) -> None:
+def _require_space(folder: Path, clips: Clips, todo: list[int], workers: int | None) -> None:
     """EvarError unless the disk has room for the clips in `todo`; reads headers only if the cut does not settle it."""
     records = len(todo) * RECORD.itemsize
     if clips.seconds is not None:
         with contextlib.suppress(EvarError):
             most = round(clips.seconds * clips.sample_rate) * 2 * len(todo) + records
             return require_space(folder, most, "the waveform cache")
-    with ThreadPoolExecutor(workers) as pool:
-        samples = sum(pool.map(lambda clip: samples_after_decoding(*clips.segment(clip)), todo))
-    return require_space(folder, 2 * samples + records, "the waveform cache")
+    return require_space(folder, 2 * clips.count_samples(todo, workers) + records, "the waveform cache")
 
 
 def _cannot_decode(bad: dict[int, str], total: int, skip_bad: bool) -> EvarError:
@@ -362,14 +298,14 @@ def _cannot_decode(bad: dict[int, str], total: int, skip_bad: bool) -> EvarError
     return EvarError(f"{len(bad)} of {total} clips cannot be decoded ({advice}): {shown}")
 
 
-def _finish(folder: Path, clips: _Clips, stamps: np.ndarray, records: np.ndarray, bad: dict[int, str]) -> None:
+def _finish(folder: Path, clips: Clips, stamps: np.ndarray, records: np.ndarray, bad: dict[int, str]) -> None:
     """Write meta.json: from here on the cache is complete."""
     digests = latest(records, stamps)[0]["digest"]
     digests[list(bad)] = 0
     content = hashlib.sha256(canonical_json({"sample_rate": clips.sample_rate, "ids": clips.ids}).encode())
     content.update(digests.tobytes())
     meta = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "sample_rate": clips.sample_rate,
         "seconds": clips.seconds,
         "clips": len(clips.ids),

@@ -2,10 +2,14 @@
 
 libsndfile reads wav, flac, ogg, mp3, au, aiff and more; soxr (HQ) resamples. libsndfile quietly shortens a wav, au,
 aiff or ogg file that was cut off in a copy, so the sizes that those headers promise are checked here.
+
+The commonest file, a WAV of 16-bit samples and nothing else, is read without libsndfile: the same numbers in a quarter
+of the time, most of which threads would spend handing the interpreter over at each of a dozen calls.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -69,9 +73,10 @@ def decode_int16(
     samples = _decode(path, sample_rate, start, stop, seconds, exact=True)
     if samples.dtype == np.int16:
         return samples, 1.0
-    scale = max(1.0, float(np.abs(samples).max()))
-    levels = np.rint(samples * np.float32(FULL_SCALE / scale))
-    return np.clip(levels, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16), scale
+    scale = max(1.0, float(samples.max()), -float(samples.min()))
+    samples *= np.float32(FULL_SCALE / scale)
+    np.rint(samples, out=samples)
+    return np.clip(samples, -FULL_SCALE, FULL_SCALE - 1, out=samples).astype(np.int16), scale
 
 
 def samples_after_decoding(
@@ -92,7 +97,6 @@ def _decode(
     path: Path | str, sample_rate: int, start: float, stop: float | None, seconds: float | None, exact: bool
 ) -> np.ndarray:
     """float32 [N], or int16 [N] where `exact` is asked for and no arithmetic is needed."""
-    _check_present(path)
     with _open(path) as sound:
         rate = sound.samplerate
         first, count = _segment(path, sound, start, stop)
@@ -103,9 +107,10 @@ def _decode(
         narrow = sound.subtype in ("PCM_16", "PCM_U8", "PCM_S8")
         as_stored = exact and narrow and sound.channels == 1 and rate == sample_rate
         samples = _read(path, sound, first, count, "int16" if as_stored else "float32")
+        whole_numbers = sound.subtype.startswith("PCM_")
     if as_stored:
         return samples
-    if not np.isfinite(samples).all():
+    if not whole_numbers and not np.isfinite(samples).all():
         raise EvarError(f"{path} holds NaN or infinite samples: write it again, or leave it out")
     if rate != sample_rate:
         import soxr
@@ -116,7 +121,9 @@ def _decode(
     return samples[:wanted]
 
 
-def _segment(path: Path | str, sound: soundfile.SoundFile, start: float, stop: float | None) -> tuple[int, int]:
+def _segment(
+    path: Path | str, sound: soundfile.SoundFile | _PlainWav, start: float, stop: float | None
+) -> tuple[int, int]:
     """(first frame, number of frames) of the segment in an open file."""
     rate, frames = sound.samplerate, sound.frames
     if frames == 0:
@@ -132,10 +139,8 @@ def _segment(path: Path | str, sound: soundfile.SoundFile, start: float, stop: f
     return first, last - first
 
 
-def _read(path: Path | str, sound: soundfile.SoundFile, first: int, count: int, dtype: str) -> np.ndarray:
+def _read(path: Path | str, sound: soundfile.SoundFile | _PlainWav, first: int, count: int, dtype: str) -> np.ndarray:
     """`count` frames from `first` on, mixed to mono."""
-    import soundfile
-
     blocks, found = [], 0
     try:
         if first:
@@ -147,9 +152,9 @@ def _read(path: Path | str, sound: soundfile.SoundFile, first: int, count: int, 
             found += len(block)
             if len(block) < want:
                 break
-    except soundfile.SoundFileError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: what soundfile raises
         raise EvarError(
-            f"{path} is damaged or truncated: libsndfile stops near frame {first + found} ({_reason(error)}); "
+            f"{path} is damaged or truncated: reading stops near frame {first + found} ({_reason(error)}); "
             "copy it again, or leave it out"
         ) from error
     slack = _MP3_SLACK if sound.format == "MP3" else 0
@@ -161,7 +166,81 @@ def _read(path: Path | str, sound: soundfile.SoundFile, first: int, count: int, 
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _open(path: Path | str) -> soundfile.SoundFile:
+def _open(path: Path | str) -> soundfile.SoundFile | _PlainWav:
+    """The sound in `path`, which is a file and all there, as far as its container can tell."""
+    try:
+        info = os.stat(path)
+        if stat.S_ISDIR(info.st_mode):
+            raise EvarError(f"{path} is a folder; expected an audio file")
+        if not stat.S_ISREG(info.st_mode):
+            raise EvarError(f"{path} is not a regular file; expected an audio file")
+        if info.st_size == 0:
+            raise EvarError(f"{path} is empty (0 bytes): copy it again, or leave it out")
+        stream = io.FileIO(path)
+        if plain := _PlainWav.of(stream, info.st_size):
+            return plain
+        with io.BufferedReader(stream) as chunks:
+            missing = _missing_bytes(chunks, info.st_size)
+    except FileNotFoundError:
+        raise EvarError(f"{path} is missing: expected an audio file there") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise EvarError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
+    if missing > _HEADER_SLACK:
+        raise EvarError(
+            f"{path} is truncated: {missing} of the bytes that it promises are not there ({info.st_size} are); "
+            "copy it again, or leave it out"
+        )
+    return _open_with_libsndfile(path)
+
+
+class _PlainWav:
+    """A WAV file that is a header of 44 bytes and 16-bit samples to its end, with the part of SoundFile that is used here.
+
+    Offers samplerate (Hz), channels, frames, format and subtype; `seek` to a frame and `read` (int16, or float32 in
+    [-1, 1)) of [frames] or [frames, channels].
+    """
+
+    format, subtype = "WAV", "PCM_16"
+    _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+
+    def __init__(self, stream: BinaryIO, samplerate: int, channels: int, frames: int) -> None:
+        self._stream, self.samplerate, self.channels, self.frames = stream, samplerate, channels, frames
+
+    @classmethod
+    def of(cls, stream: BinaryIO, size: int) -> _PlainWav | None:
+        """The sound of an unbuffered stream of `size` bytes; None, the stream at its start, where it is another kind."""
+        header, n_bytes = stream.read(cls._HEADER.size), size - cls._HEADER.size
+        if n_bytes > 0 and len(header) == cls._HEADER.size:
+            told, channels, rate = struct.unpack("<4xI14xHI16x", header)
+            if RATES[0] <= rate <= RATES[1] and 1 <= channels <= MAX_CHANNELS and n_bytes % (2 * channels) == 0:
+                fmt = b"fmt ", 16, 1, channels, rate, 2 * channels * rate, 2 * channels, 16
+                if header == cls._HEADER.pack(b"RIFF", told, b"WAVE", *fmt, b"data", n_bytes):
+                    return cls(stream, rate, channels, n_bytes // (2 * channels))
+        stream.seek(0)
+        return None
+
+    def __enter__(self) -> _PlainWav:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def seek(self, frame: int) -> None:
+        self._stream.seek(self._HEADER.size + 2 * self.channels * frame)
+
+    def read(self, frames: int, dtype: str) -> np.ndarray:
+        samples = np.empty(frames * self.channels, dtype="<i2")
+        room = memoryview(samples).cast("B")
+        while room and (n := self._stream.readinto(room)):
+            room = room[n:]
+        frames -= -(-len(room) // (2 * self.channels))
+        block = samples[: frames * self.channels].astype(np.int16, copy=False)
+        if dtype == "float32":
+            block = block * np.float32(1 / FULL_SCALE)
+        return block if self.channels == 1 else block.reshape(frames, self.channels)
+
+
+def _open_with_libsndfile(path: Path | str) -> soundfile.SoundFile:
     import soundfile
 
     try:
@@ -188,29 +267,6 @@ def _reason(error: Exception) -> str:
 
 def _is_open(stop: float | None) -> bool:
     return stop is None or math.isnan(stop)
-
-
-def _check_present(path: Path | str) -> None:
-    """EvarError unless `path` is a file that is all there, as far as its container can tell."""
-    try:
-        info = os.stat(path)
-        if stat.S_ISDIR(info.st_mode):
-            raise EvarError(f"{path} is a folder; expected an audio file")
-        if not stat.S_ISREG(info.st_mode):
-            raise EvarError(f"{path} is not a regular file; expected an audio file")
-        if info.st_size == 0:
-            raise EvarError(f"{path} is empty (0 bytes): copy it again, or leave it out")
-        with open(path, "rb") as stream:
-            missing = _missing_bytes(stream, info.st_size)
-    except FileNotFoundError:
-        raise EvarError(f"{path} is missing: expected an audio file there") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise EvarError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
-    if missing > _HEADER_SLACK:
-        raise EvarError(
-            f"{path} is truncated: {missing} of the bytes that it promises are not there ({info.st_size} are); "
-            "copy it again, or leave it out"
-        )
 
 
 def _missing_bytes(stream: BinaryIO, size: int) -> int:

@@ -1,21 +1,25 @@
 """The two growing files of a waveform cache: samples, and one record per decoded clip.
 
-Samples are appended before their records, and both reach the disk before the next batch: after `kill -9` what the
-journal says is true, and what lies beyond it is cut off.
+Samples are appended as they come, their records once those samples are on the disk: after `kill -9` or a power cut what
+the journal says is true, and what lies beyond it is cut off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from evar.errors import EvarError
 from evar.files import append_bytes, writing
 
 SAMPLES, JOURNAL = "clips.i16", "journal"
@@ -31,54 +35,121 @@ RECORD = np.dtype(
         ("crc", "<u4"),  # of the bytes before it
     ]
 )
-_COMMIT_BYTES = 16 << 20
-_COMMIT_SECONDS = 2.0
+_WRITE_BYTES = 1 << 20
+_COMMIT_BYTES = 8 << 20
+_COMMIT_SECONDS = 0.5
+
+
+class Decoded(NamedTuple):
+    """A clip by its number: int16 [n] samples, their scale, 16 bytes of digest."""
+
+    clip: int
+    samples: np.ndarray
+    scale: float
+    digest: bytes
 
 
 class Journal:
-    """Appends clips to the cache in `folder`, whose lock the caller holds.
+    """Appends clips to the cache in `folder`, whose lock the caller holds; `close` it before that is given back.
 
-    Opening it cuts off what a killed process or a damaged disk left beyond the last true record.
-    `stamps` is int64 [N, 2]: size and modification time (ns) of each clip's file.
+    Opening it cuts off what a killed process or a damaged disk left beyond the last true record. A thread of its own
+    waits for the disk, so that decoding need not. `stamps` is int64 [N, 2]: size and modification time (ns) of each
+    clip's file. Where the disk is full, all methods raise EvarError, and what is not yet in the journal is given back.
     """
 
     def __init__(self, folder: Path, stamps: np.ndarray) -> None:
         self._folder, self._stamps = folder, stamps
-        self.records = _true_records(folder, len(stamps))
-        self._clear()
+        self._stream: io.BufferedWriter | None = None
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._begin(_true_records(folder, len(stamps)))
+
+    @property
+    def records(self) -> np.ndarray:
+        """RECORD [R]: the clips that are on the disk."""
+        self._safe = [np.concatenate(self._safe)]
+        return self._safe[0]
 
     def start_over(self) -> None:
-        """Drop everything. Unlinked, not truncated: a process that has the old samples mapped keeps them."""
+        """Drop everything, before anything is added. Unlinked: a process that has the old samples mapped keeps them."""
         for name in ("meta.json", JOURNAL, SAMPLES):
             with writing(self._folder / name), contextlib.suppress(FileNotFoundError):
                 (self._folder / name).unlink()
-        self.records = self.records[:0]
+        self._begin(np.zeros(0, dtype=RECORD))
 
-    def add(self, clip: int, samples: np.ndarray, scale: float, digest: bytes) -> None:
-        """Take one clip (int16 [n], 16 bytes of digest); it is kept back until there is enough for one write."""
-        self._waiting.append((clip, samples, scale, digest))
-        self._bytes += samples.nbytes
-        if self._bytes >= _COMMIT_BYTES or time.monotonic() - self._last >= _COMMIT_SECONDS:
-            self.commit()
+    def add(self, clips: Sequence[Decoded]) -> None:
+        """Append decoded clips; every so often they begin their way to the disk."""
+        with self._all_or_nothing():
+            self._stream = self._stream or io.BufferedWriter(io.FileIO(self._folder / SAMPLES, "a"), _WRITE_BYTES)
+            for clip, samples, scale, digest in clips:
+                self._stream.write(samples)
+                self._waiting.append((clip, len(samples), scale, digest))
+                self._bytes += samples.nbytes
+            due = self._bytes >= _COMMIT_BYTES or time.monotonic() - self._last >= _COMMIT_SECONDS
+            if due and (self._on_its_way is None or self._on_its_way.done()):
+                self._send()
 
     def commit(self) -> None:
-        """Put what was kept back on the disk."""
+        """Put what was added on the disk."""
+        with self._all_or_nothing():
+            self._send()
+            self._arrived()
+
+    def close(self) -> None:
+        """Give the file back; what was not committed is lost."""
+        self._disk.shutdown()
+        stream, self._stream = self._stream, None
+        if stream:
+            with contextlib.suppress(OSError):  # the disk may be full
+                stream.close()
+
+    def _send(self) -> None:
+        self._arrived()
         if self._waiting:
-            clips, samples, scales, digests = zip(*self._waiting, strict=True)
+            clips, lengths, scales, digests = zip(*self._waiting, strict=True)
             new = np.zeros(len(clips), dtype=RECORD)
-            new["clip"], new["scale"] = clips, scales
-            new["length"] = [len(part) for part in samples]
-            new["offset"] = int(self.records["length"].sum()) + np.cumsum(new["length"]) - new["length"]
+            new["clip"], new["length"], new["scale"] = clips, lengths, scales
+            new["offset"] = self._end + np.cumsum(new["length"]) - new["length"]
             new["file_size"], new["file_mtime_ns"] = self._stamps[new["clip"]].T
             new["digest"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
             new["crc"] = [_crc(record.tobytes()) for record in new]
-            append_bytes(self._folder / SAMPLES, b"".join(samples))
-            append_bytes(self._folder / JOURNAL, new.tobytes())
-            self.records = np.concatenate([self.records, new])
+            self._stream.flush()
+            self._on_its_way = self._disk.submit(self._keep, new)
+        self._clear()
+
+    def _keep(self, new: np.ndarray) -> np.ndarray:
+        os.fsync(self._stream.fileno())
+        append_bytes(self._folder / JOURNAL, new.tobytes())
+        return new
+
+    def _arrived(self) -> None:
+        """Wait for what is on its way."""
+        if self._on_its_way:
+            new = self._on_its_way.result()
+            self._on_its_way = None
+            self._safe.append(new)
+            self._end += int(new["length"].sum())
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        path = self._folder / SAMPLES
+        try:
+            with writing(path):
+                yield
+        except EvarError:
+            self.close()
+            with contextlib.suppress(OSError, EvarError):
+                self._arrived()
+            with contextlib.suppress(OSError):
+                os.truncate(path, 2 * self._end)
+            raise
+
+    def _begin(self, records: np.ndarray) -> None:
+        self._safe, self._end = [records], int(records["length"].sum())
+        self._on_its_way: Future[np.ndarray] | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self._waiting: list[tuple[int, np.ndarray, float, bytes]] = []
+        self._waiting: list[tuple[int, int, float, bytes]] = []
         self._bytes, self._last = 0, time.monotonic()
 
 

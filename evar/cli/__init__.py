@@ -17,9 +17,10 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import click
 
-    from evar.cli.app import app
+    from evar.cli.app import VERBS, app
 
     warnings.showwarning = _warn
+    no_words = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click before 8.2 shows the help itself
     try:
         with contextlib.redirect_stdout(_Printable(sys.stdout)):
             code = app.main(arguments, prog_name="evar", standalone_mode=False)
@@ -27,22 +28,44 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except EvarError as error:
         _fail(str(error), error.exit_code)
+    except no_words as error:  # `evar`, `evar store`: what there is
+        error.show()
+        sys.exit(2)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "evar"
+        verb = [word for word in arguments or sys.argv[1:] if word in VERBS][:1]
+        where = error.ctx.command_path if error.ctx else " ".join(["evar", *verb])
         _fail(f"{error.format_message()} (see '{where} --help')", 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
         _fail("stopped; what is finished is kept, run the same command again to continue", 130)
-    except BrokenPipeError:  # `evar leaderboard | head`
+    except (_ReaderLeft, BrokenPipeError):  # `evar leaderboard | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         if out_of_memory(error):
             _fail("out of memory: try a smaller --batch or --limit, or end other programs", 2)
+        if folder_is_gone():
+            _fail(GONE, 2)
         if os.environ.get("EVAR_TRACEBACK"):
             raise
         _fail(f"{type(error).__name__}: {error} (a bug of evar: EVAR_TRACEBACK=1 shows where)", 1)
+
+
+GONE = "the current folder has been removed or moved away: cd to one that is there, and run the same command again"
+
+
+def folder_is_gone() -> bool:
+    """Whether the current folder was removed: then no relative name means anything, and libraries crash on import."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+class _ReaderLeft(Exception):
+    """Nobody reads what is printed any more. No OSError: of one for a broken pipe click makes exit code 1."""
 
 
 class _Printable:
@@ -52,7 +75,16 @@ class _Printable:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(printable(text))
+        try:
+            return self._stream.write(printable(text))
+        except BrokenPipeError:
+            raise _ReaderLeft from None
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            raise _ReaderLeft from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

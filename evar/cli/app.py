@@ -7,7 +7,8 @@ import importlib
 import click
 
 import evar
-from evar.errors import nearest
+from evar.cli.options import Group
+from evar.errors import EvarError
 
 # verb -> (module, one line for --help). The order is the order of the help page.
 VERBS = {
@@ -33,7 +34,7 @@ VERBS = {
 }
 
 
-class Verbs(click.Group):
+class Verbs(Group):
     """A group that knows its verbs by name and imports each one late."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -44,13 +45,6 @@ class Verbs(click.Group):
             return None
         module = importlib.import_module(f"evar.cli.{VERBS[name][0]}")
         return getattr(module, f"{name}_command")
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
-        if args and args[0] not in VERBS:
-            near = nearest(args[0], VERBS)
-            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(VERBS)}"
-            raise click.UsageError(f"unknown command {args[0]!r}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -67,3 +61,7 @@ def app() -> None:
     evar run byola-v2@weights.pth esc50 --data ~/data  your copy of ESC-50, the published folds
     evar leaderboard                                   what has been measured so far
     """
+    from evar.cli import GONE, folder_is_gone
+
+    if folder_is_gone():
+        raise EvarError(GONE)

@@ -14,8 +14,10 @@ from evar.cli.options import (
     device_option,
     embeddings_option,
     mini_option,
+    probe_option,
     results_option,
     tasks_dir_option,
+    tasks_option,
     with_options,
 )
 from evar.cli.progress import Bars
@@ -30,13 +32,9 @@ _SUFFIXES = {".md": "markdown", ".csv": "csv", ".json": "json", ".txt": "text"}
 @click.command()
 @click.argument("encoders", nargs=-1, required=True, metavar="A B [C...]")
 @with_options(
-    click.option(
-        "--tasks", metavar="NAMES", help="Tasks, as in 'evar run'. Default: what is stored of these encoders."
-    ),
+    tasks_option("Tasks, as in 'evar run'. Default: what is stored of these encoders."),
     click.option("--baseline", metavar="B", help="Compare each other encoder with this one only."),
-    click.option(
-        "--protocol", "--probe", "protocol", default="fair", show_default=True, metavar="NAME", help="One protocol."
-    ),
+    probe_option("One protocol.", default="fair", show_default=True),
     data_option,
     mini_option,
     tasks_dir_option,

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from evar.cli.leaks import leaks_command
-from evar.cli.options import data_option, output_option, print_json, tasks_dir_option, with_options
+from evar.cli.options import Group, data_option, format_option, print_json, tasks_dir_option, with_options
 
 
-@click.group()
+@click.group(cls=Group)
 def data_command() -> None:
     """Verify a dataset folder, fetch one, make a small synthetic stand-in, or search a corpus for its clips.
 
@@ -35,7 +35,7 @@ data_command.add_command(leaks_command, "leaks")
     data_option,
     tasks_dir_option,
     click.option("--audio", is_flag=True, help="Also open every file and read its header."),
-    output_option,
+    format_option,
 )
 @click.pass_context
 def verify(

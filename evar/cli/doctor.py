@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from evar.cli.options import data_option, output_option, print_json, with_options
+from evar.cli.options import data_option, format_option, print_json, with_options
 
 PACKAGES = (
     "torch",
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 @click.command()
-@with_options(data_option, output_option)
+@with_options(data_option, format_option)
 @click.pass_context
 def doctor_command(ctx: click.Context, data: tuple[str, ...], output: str) -> None:
     """Say what this machine and installation can do. Exits 1 when something needs mending.
@@ -85,6 +85,10 @@ def examine(data: tuple[str, ...] = ()) -> tuple[dict[str, str], list[str]]:
     facts["disk"] = f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"
     absent = [extra for extra in EXTRAS if missing(extra)]
     facts["extras"] = ", ".join(f"{extra} {'absent' if extra in absent else 'installed'}" for extra in EXTRAS)
+    for value in data:
+        named = value.partition("=")[2]
+        if not any(Path(folder).expanduser().is_dir() for folder in (value, named) if folder):
+            problems.append(f"--data {value} is not a folder")
     facts["datasets"] = _datasets(data)
     return facts, problems
 

@@ -13,7 +13,7 @@ import click
 from evar.cli.options import (
     compile_option,
     device_option,
-    output_option,
+    format_option,
     precision_option,
     print_json,
     with_options,
@@ -38,7 +38,7 @@ GROUP_SAMPLES = 1 << 22
     click.option("--weights", metavar="FILE", help="Checkpoint (same as NAME@FILE)."),
     click.option("--only", metavar="CHECK,CHECK", help="Only these checks, such as 'padding invariance'."),
     device_option,
-    output_option,
+    format_option,
 )
 @click.pass_context
 def check_command(

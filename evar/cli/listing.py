@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evar.cli.options import output_option, print_json, table, tasks_dir_option
+from evar.cli.options import Group, format_option, print_json, table, tasks_dir_option
 
 if TYPE_CHECKING:
     from evar.encoders.registry import Entry
 
 
 @click.command()
-@output_option
+@format_option
 def encoders_command(output: str) -> None:
     """List the encoders: name, sample rate, dimension, where their weights are; and the schemes for those of others.
 
     \b
     Example:
-      evar encoders -o json
+      evar encoders --format json
     """
     from evar.encoders.registry import list_encoders, list_schemes
 
@@ -66,7 +66,7 @@ def _weights(entry: Entry) -> str:
 
 @click.command()
 @tasks_dir_option
-@output_option
+@format_option
 def tasks_command(tasks_dir: str | None, output: str) -> None:
     """List the tasks and suites.
 
@@ -130,7 +130,7 @@ _SHOWN = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def task_command() -> None:
     """Look at one task card.
 
@@ -143,7 +143,7 @@ def task_command() -> None:
 @task_command.command("show")
 @click.argument("task")
 @tasks_dir_option
-@output_option
+@format_option
 def show(task: str, tasks_dir: str | None, output: str) -> None:
     """Show the card of TASK (a name or a card file): what is asked, the split, the licence, where to get it.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from evar.errors import nearest
 
 data_option = click.option(
     "--data",
@@ -14,9 +16,81 @@ data_option = click.option(
     metavar="DIR",
     help="Dataset folder, a parent of dataset folders, or TASK=DIR; repeatable. Default: $EVAR_DATA, then ./data.",
 )
-tasks_dir_option = click.option("--tasks-dir", metavar="DIR", help="A folder with task cards of your own.")
-output_option = click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+tasks_dir_option = click.option(
+    "--tasks-dir",
+    metavar="DIR",
+    is_eager=True,  # `--tasks` may name a suite of it
+    help="A folder with task cards of your own.",
+)
+
+
+class Group(click.Group):
+    """A group that says what it holds when it is asked for something else."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names:
+            near = nearest(args[0], names)
+            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names)}"
+            raise click.UsageError(f"unknown command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Option(click.Option):
+    """An option that also goes by other spellings, `unseen`, which `--help` leaves out."""
+
+    def __init__(self, declarations: Sequence[str], unseen: Sequence[str] = (), **given: Any) -> None:
+        super().__init__([*declarations, *unseen], **given)
+        self.unseen = unseen
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        every, self.opts = self.opts, [word for word in self.opts if word not in self.unseen]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = every
+
+
+def _suites(ctx: click.Context, option: click.Parameter, words: str | None) -> str | None:
+    """A comma list with the tasks of a suite in place of its name."""
+    if not words:
+        return words
+    from evar.datasets import list_suites
+
+    suites = list_suites(ctx.params.get("tasks_dir"))
+    return ",".join(",".join(suites.get(word.strip(), [word.strip()])) for word in words.split(","))
+
+
+def tasks_option(help: str, **given: Any) -> Callable:
+    """`--tasks`: a comma list, as everywhere."""
+    return click.option("--tasks", "tasks", cls=Option, unseen=("--task",), metavar="NAMES", help=help, **given)
+
+
+def encoders_option(help: str, **given: Any) -> Callable:
+    """`--encoders`: a comma list, as everywhere."""
+    return click.option(
+        "--encoders", "encoders", cls=Option, unseen=("--encoder",), metavar="NAMES", help=help, **given
+    )
+
+
+def probe_option(help: str, **given: Any) -> Callable:
+    """`--probe`, which rows call the protocol."""
+    return click.option("--probe", "protocol", cls=Option, unseen=("--protocol",), metavar="NAME", help=help, **given)
+
+
+filter_options = (
+    tasks_option("Only these tasks: names, suites, globs.", callback=_suites),
+    encoders_option("Only these encoders: labels of the leaderboard, globs."),
+)
+format_option = click.option(
+    "--format",
+    "output",
+    cls=Option,
+    unseen=("-o", "--output"),  # what it was called here before; elsewhere it is the file to write
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Output format.",
 )
 results_option = click.option(
     "--results", default="results", show_default=True, metavar="DIR", help="Where rows and predictions are kept."

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from evar.cli.options import data_option, device_option, tasks_dir_option, with_options
+from evar.cli.options import Option, data_option, device_option, tasks_dir_option, with_options
 from evar.errors import EvarError, unknown
 
 SWITCHES = ("mixup", "crop", "crop_freq", "crop_time", "fader", "noise", "norm", "bank")
@@ -28,7 +28,7 @@ def _show_presets(ctx: click.Context, option: click.Parameter, wanted: bool) -> 
 
 
 @click.command()
-@click.argument("method", type=click.Choice(["byola", "cola"]))
+@click.argument("method", metavar="byola|cola")
 @with_options(
     click.option(
         "--audio", multiple=True, metavar="DIR|CSV", help="Folder tree of audio, or a manifest (column: file)."
@@ -56,6 +56,9 @@ def _show_presets(ctx: click.Context, option: click.Parameter, wanted: bool) -> 
     click.option(
         "-o",
         "--out",
+        "out",
+        cls=Option,
+        unseen=("--output",),
         default="",
         metavar="DIR",
         help="Run folder. [default: ENCODER-sSEED in $EVAR_PRETRAINED or pretrained]",
@@ -195,6 +198,10 @@ def pretrain_command(
 def _preset_of(method: str, name: str | None) -> Any:
     from evar.pretraining.presets import get_preset
 
+    if method not in VERBS.values():
+        raise unknown(
+            "method", method, VERBS.values(), "(--preset chooses its recipe: evar pretrain byola --preset v2)"
+        )
     preset = get_preset(name or {"byola": "v2", "cola": "cola"}[method])
     kind = VERBS[preset.method]
     if kind != method:

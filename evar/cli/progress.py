@@ -52,6 +52,7 @@ class Bars(Reporter):
         with tqdm(
             desc=f"{stage:>6} {what}",
             unit=unit,
+            unit_scale=unit == "B",
             file=sys.stderr,
             leave=False,
             disable=quiet,

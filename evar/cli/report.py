@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evar.cli.options import data_option, embeddings_option, results_option, tasks_dir_option, with_options
+from evar.cli.options import (
+    Group,
+    data_option,
+    embeddings_option,
+    filter_options,
+    probe_option,
+    results_option,
+    tasks_dir_option,
+    with_options,
+)
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
@@ -17,14 +26,10 @@ if TYPE_CHECKING:
 
 FIGURE_FORMATS, TABLE_FORMATS = ("png", "svg", "pdf"), ("parquet", "csv")
 
-task_glob = click.option("--task", "tasks", metavar="GLOB", help="Only these tasks.")
-encoder_glob = click.option("--encoder", "encoders", metavar="GLOB", help="Only these encoders (leaderboard labels).")
-probe_option = click.option(
-    "--probe", "--protocol", "protocol", metavar="NAME", help="The protocol. Default: fair where it is there."
-)
+one_protocol = probe_option("The protocol. Default: fair where it is there.")
 synthetic_option = click.option("--synthetic", is_flag=True, help="Draw the synthetic stand-ins instead of real rows.")
 variant_options = (
-    probe_option,
+    one_protocol,
     click.option("--layers", metavar="L|L+L", help="Of several rows, the one at this layer."),
     click.option("--pooling", metavar="NAME", help="Of several rows, the one with this pooling."),
     click.option("--cell", "cell_id", metavar="ID", help="The row with this cell_id."),
@@ -49,9 +54,8 @@ def _warn(text: str) -> None:
     data_option,
     tasks_dir_option,
     click.option("--training", multiple=True, metavar="DIR", help="A pre-training run to draw; repeatable."),
-    task_glob,
-    encoder_glob,
-    click.option("--probe", "--protocol", "protocol", metavar="NAME", help="Only this protocol."),
+    *filter_options,
+    probe_option("Only this protocol."),
     click.option("--projections", type=click.IntRange(0, 200), default=6, show_default=True, metavar="N",
                  help="Draw the embeddings of N cells as points, the best of each task first."),
     click.option("--umap", is_flag=True, help="Draw them by UMAP too (needs umap-learn)."),
@@ -102,7 +106,7 @@ def _parameters(options: Any) -> dict[str, int]:
     return {label: count for label, count in counts.items() if count}
 
 
-@click.group()
+@click.group(cls=Group)
 def plot_command() -> None:
     """Draw one figure as PNG, SVG or PDF. Equal results give equal files.
 
@@ -166,20 +170,20 @@ def _title(row: pd.Series) -> str:
     return f"{short(row['encoder'], 36)} on {short(row['task'], 24)}, {short(row['protocol'], 20)}"
 
 
-@_kind("heatmap", results_option, task_glob, encoder_glob, probe_option, synthetic_option)
+@_kind("heatmap", results_option, *filter_options, one_protocol, synthetic_option)
 def heatmap(results: str, tasks: str | None, encoders: str | None, protocol: str | None, synthetic: bool) -> Figure:
     """Scores of encoders × tasks under one protocol.
 
     \b
     Example:
-      evar plot heatmap --probe fair --task 'esc*' -o heatmap.svg
+      evar plot heatmap --probe fair --tasks 'esc*' -o heatmap.svg
     """
     from evar.reporting import plot_kinds
 
     return plot_kinds.heatmap(plot_kinds.one_board(_rows(results, tasks=tasks, encoders=encoders), protocol, synthetic))
 
 
-@_kind("layers", click.argument("encoder"), results_option, task_glob, probe_option, synthetic_option)
+@_kind("layers", click.argument("encoder"), results_option, filter_options[0], one_protocol, synthetic_option)
 def layers(results: str, encoder: str, tasks: str | None, protocol: str | None, synthetic: bool) -> Figure:
     """The score of one encoder at each of its layers that was measured.
 
@@ -242,7 +246,7 @@ def classes(results: str, a: str, b: str, task: str, **equal: Any) -> Figure:
     return plot_kinds.class_differences(pair[0], pair[1], (a, b), f"{task}, {first['protocol']}")
 
 
-@_kind("cost", click.argument("task"), results_option, embeddings_option, probe_option, synthetic_option,
+@_kind("cost", click.argument("task"), results_option, embeddings_option, one_protocol, synthetic_option,
        click.option("--against", type=click.Choice(["speed", "dim"]), default="speed", show_default=True,
                     help="Clips encoded per second, or numbers per embedding."))  # fmt: skip
 def cost(results: str, embeddings: str, task: str, protocol: str | None, synthetic: bool, against: str) -> Figure:

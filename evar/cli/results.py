@@ -2,59 +2,65 @@
 
 from __future__ import annotations
 
-import fnmatch
 from pathlib import Path
 
 import click
 
-from evar.cli.options import output_option, print_json, results_option, with_options
+from evar.cli.options import (
+    Group,
+    filter_options,
+    format_option,
+    print_json,
+    probe_option,
+    results_option,
+    with_options,
+)
 from evar.errors import EvarError
 
 
 @click.command()
 @with_options(
     results_option,
-    click.option("--task", "tasks", metavar="GLOB", help="Only these tasks."),
-    click.option("--encoder", "encoders", metavar="GLOB", help="Only these encoders."),
-    click.option("--probe", "protocol", metavar="NAME", help="Only this protocol."),
+    *filter_options,
+    probe_option("Only this protocol."),
     click.option(
         "--canonical", is_flag=True, help="CSV without the volatile columns, sorted: two equal runs print the same."
     ),
-    output_option,
+    format_option,
 )
 def leaderboard_command(
     results: str, tasks: str | None, encoders: str | None, protocol: str | None, canonical: bool, output: str
 ) -> None:
     """Show what has been measured: one table per protocol; synthetic rows apart.
 
+    ± is half of the 95 % interval over the choice of test clips: whole groups (speakers, source recordings) are drawn where
+    the task has them. With under 20 groups it is too narrow, by half with two in a fold; 'evar compare', which tests
+    differences, allows for that.
+
     \b
     Examples:
       evar leaderboard
-      evar leaderboard --task 'esc*' -o json
+      evar leaderboard --tasks 'esc*' --format json
       evar leaderboard --canonical > before.csv
     """
     from evar.leaderboard import format_leaderboard
+    from evar.reporting.rows import filtered
     from evar.results import Results
 
     if Path(results).exists() and not Path(results).is_dir():
         raise EvarError(f"--results {results} is not a folder")
-    rows = Results(results).leaderboard(canonical=canonical)
-    for column, pattern in (("task", tasks), ("encoder", encoders), ("protocol", protocol)):
-        if pattern:
-            rows = rows[[fnmatch.fnmatchcase(name, pattern) for name in rows[column]]]
+    rows = filtered(Results(results).leaderboard(canonical=canonical), results, tasks, encoders, protocol)
     if canonical:
         click.echo(rows.to_csv(index=False), nl=False)
     elif output == "json":
         print_json(rows.to_dict("records"))
-    elif len(rows) == 0 and (tasks or encoders or protocol):
-        click.echo(f"no row of {results} matches --task, --encoder and --probe")
     elif len(rows) == 0:
         click.echo(f"nothing measured yet in {results}: try 'evar run logmel,random:byola-v2 esc50 --mini'")
     else:
         click.echo(format_leaderboard(rows))
 
 
-@click.group()
+@click.group(cls=Group)
 def results_command() -> None:
     """Work with results folders.
 

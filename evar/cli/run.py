@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from evar.cli.options import (
+    Option,
     compile_option,
     data_option,
     devices_option,
     embeddings_option,
+    format_option,
     mini_option,
-    output_option,
     precision_option,
     print_json,
     results_option,
@@ -26,10 +27,25 @@ from evar.cli.options import (
 from evar.errors import EvarError, nearest
 
 
-@click.command()
+def _misplaced(ctx: click.Context, option: click.Parameter, given: str | None) -> None:
+    if given:
+        raise click.UsageError("ENCODERS and TASKS stand without such a word: evar run logmel esc50", ctx)
+
+
+@click.command(context_settings={"allow_extra_args": True})
 @click.argument("encoders")
 @click.argument("tasks", required=False)
 @with_options(
+    click.option(
+        "--encoders",
+        "--encoder",
+        "--tasks",
+        "--task",
+        "misplaced",
+        hidden=True,
+        expose_value=False,
+        callback=_misplaced,
+    ),
     data_option,
     mini_option,
     tasks_dir_option,
@@ -37,7 +53,14 @@ from evar.errors import EvarError, nearest
     devices_option,
     precision_option,
     compile_option,
-    click.option("--probe", metavar="NAMES", help="Protocols: fair (default), paper, knn, mlp, or a YAML file."),
+    click.option(
+        "--probe",
+        "probe",
+        cls=Option,
+        unseen=("--protocol",),
+        metavar="NAMES",
+        help="Protocols: fair (default), paper, knn, mlp, or a YAML file.",
+    ),
     click.option("--seeds", metavar="N,N", help="Seeds instead of the protocol's own."),
     click.option(
         "--layers", metavar="L,L+L|all", help="Layers, or fusions of them (3+6), each in a row of its own, in one pass."
@@ -74,7 +97,7 @@ from evar.errors import EvarError, nearest
     ),
     click.option("--retries", type=int, metavar="N", help="How often a job whose process died is started again (3)."),
     click.option("--dry-run", is_flag=True, help="Say what would be done: cells, clips, hours, disk, time."),
-    output_option,
+    format_option,
     click.option("-v", "--verbose", count=True, help="Say more."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and the result."),
 )
@@ -104,7 +127,7 @@ def run_command(
       evar run 'random:*,byola' paper9 --data ~/datasets --workers 4
       evar run grid.yaml --engine submitit -E slurm_partition=gpu -E timeout_min=120
     """
-    from evar import engines, plan
+    from evar import engines
     from evar.cli.progress import Bars
 
     if tasks is None:
@@ -113,6 +136,13 @@ def run_command(
         encoders, tasks, stated = read_grid(Path(encoders))
         given = {name for name in options if ctx.get_parameter_source(name) != click.core.ParameterSource.DEFAULT}
         options = options | {name: value for name, value in stated.items() if name not in given}
+    elif ctx.args:
+        more = ",".join([tasks, *ctx.args])
+        raise click.UsageError(
+            f"one word too many: several tasks are one comma list, as in evar run {encoders} {more}", ctx
+        )
+    elif _are_swapped(encoders, tasks, options["tasks_dir"]):
+        raise click.UsageError(f"the encoders come first: evar run {tasks} {encoders}", ctx)
     options["probe"] = options["probe"] or "fair"
     place = {name: options.pop(name) for name in PLACE if options.get(name) is not None}
     options = {name: value for name, value in options.items() if name not in PLACE}
@@ -120,7 +150,7 @@ def run_command(
         place["engine_options"] = key_values(engine_option)
     reporter = Bars(-1 if quiet else verbose)
     if dry_run:
-        return print_plan(plan.estimate(encoders, tasks, reporter=reporter, **options), output)
+        return print_plan(engines.estimate(encoders, tasks, reporter=reporter, **place, **options), output)
     rows = engines.run(encoders, tasks, reporter=reporter, **place, **options)
     echo_command(encoders, tasks, options, Path(options["results"]))
     if output == "json":
@@ -139,12 +169,23 @@ PLACE = ("engine", "workers", "engine_options", "retries")
 """Where a run is computed: options that change no number."""
 
 
+def _are_swapped(encoders: str, tasks: str, tasks_dir: str | None) -> bool:
+    from evar.cells import split_names
+    from evar.datasets import list_cards
+    from evar.encoders.registry import list_encoders
+
+    first, second = set(split_names(encoders)), set(split_names(tasks))
+    return second <= set(list_encoders()) and first <= set(list_cards(tasks_dir))
+
+
 def key_values(words: Sequence[str]) -> dict[str, str]:
-    """`["a=1", "b=c"]` -> {"a": "1", "b": "c"}; EvarError for a word without `=`."""
+    """`["a=1", "b=c"]` -> {"a": "1", "b": "c"}; EvarError for a word without one of them."""
     pairs = [word.partition("=") for word in words]
-    for key, equals, _ in pairs:
-        if not equals or not key:
-            raise EvarError(f"--engine-option: expected KEY=VALUE, found {key + equals!r}")
+    for key, equals, value in pairs:
+        if not key or not value:
+            raise EvarError(f"--engine-option: expected KEY=VALUE, found {key + equals + value!r}")
+        if sum(key == other for other, _, _ in pairs) > 1:
+            raise EvarError(f"--engine-option: {key} is given twice")
     return {key: value for key, _, value in pairs}
 
 
@@ -168,6 +209,9 @@ def read_grid(path: Path) -> tuple[list, list, dict[str, Any]]:
     for key in ("encoders", "tasks"):
         if not options.get(key):
             raise EvarError(f"{path}: the key {key!r} is missing")
+        words = options[key] if isinstance(options[key], list) else [options[key]]
+        if not all(isinstance(word, str) for word in words):
+            raise EvarError(f"{path}: {key}: expected a name or a list of names, found {options[key]!r}")
     return options.pop("encoders"), options.pop("tasks"), options
 
 
@@ -203,19 +247,23 @@ def print_plan(cells: list[dict], output: str) -> None:
             human_bytes(cell["bytes_waveforms"]),
             human_bytes(cell["bytes_embeddings"]),
             _duration(cell["seconds_encode"]),
+            "" if cell["seconds_probe"] is None else _duration(cell["seconds_probe"]),
         ]
         for cell in cells
     ]
-    header = ["encoder", "task", "protocol", "clips", "hours", "waveforms", "embeddings", "encode"]
-    click.echo(table(rows, header, right={3, 4, 5, 6, 7}))
+    header = ["encoder", "task", "protocol", "clips", "hours", "waveforms", "embeddings", "encode", "probe"]
+    click.echo(table(rows, header, right={3, 4, 5, 6, 7, 8}))
     waveforms = {cell["task"]: cell["bytes_waveforms"] for cell in cells}
     encoded = {(cell["encoder"], cell["task"]): cell for cell in cells}
     disk = sum(waveforms.values()) + sum(cell["bytes_embeddings"] for cell in encoded.values())
     seconds = sum(cell["seconds_encode"] for cell in encoded.values())
+    probing = [cell["seconds_probe"] for cell in cells if cell["seconds_probe"] is not None]
     click.echo(
         f"\n{len(cells)} cells, at most {human_bytes(disk)} of disk and about {_duration(seconds)} of encoding on this machine;"
         " what is stored already costs nothing"
     )
+    if probing:
+        click.echo(f"logistic regression: some {_duration(sum(probing))}, to a factor of three")
 
 
 def _duration(seconds: float) -> str:

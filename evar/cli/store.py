@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from evar.cli.options import embeddings_option, output_option, print_json, table, with_options
+from evar.cli.options import Group, embeddings_option, format_option, print_json, table, with_options
+from evar.errors import EvarError
 
 
-@click.group()
+@click.group(cls=Group)
 def store_command() -> None:
     """List, verify or prune stored embeddings.
 
@@ -19,8 +22,16 @@ def store_command() -> None:
     """
 
 
+def _folder(embeddings: str) -> Path:
+    """The folder of a store that is there: of a name with a slip it must not be said that all in it is well."""
+    if not Path(embeddings).is_dir():
+        what = "is not a folder" if Path(embeddings).exists() else "is not there"
+        raise EvarError(f"--embeddings {embeddings} {what}: give the folder that 'evar run' was given")
+    return Path(embeddings)
+
+
 @store_command.command("list")
-@with_options(embeddings_option, output_option)
+@with_options(embeddings_option, format_option)
 def list_sets(embeddings: str, output: str) -> None:
     """List the stored embeddings.
 
@@ -31,7 +42,7 @@ def list_sets(embeddings: str, output: str) -> None:
     from evar.files import human_bytes
     from evar.store import Store
 
-    sets = Store(embeddings).list_sets()
+    sets = Store(_folder(embeddings)).list_sets()
     if output == "json":
         return print_json(sets)
     rows = [
@@ -60,9 +71,11 @@ def verify(ctx: click.Context, embeddings: str) -> None:
     Example:
       evar store verify
     """
+    from evar.cli.data import bar
     from evar.store import Store
 
-    problems = Store(embeddings).verify()
+    with bar("verify", "B") as progress:
+        problems = Store(_folder(embeddings)).verify(progress)
     for problem in problems:
         click.echo(str(problem))
     click.echo("all stored embeddings are whole" if not problems else f"{len(problems)} problems")
@@ -94,5 +107,5 @@ def prune(
 
     if not (incomplete or key or older is not None):
         raise click.UsageError("say what to remove: --incomplete, --key KEY or --older DAYS", ctx)
-    freed = Store(embeddings).prune(incomplete=incomplete, key=key, older_days=older, dry_run=dry_run)
+    freed = Store(_folder(embeddings)).prune(incomplete=incomplete, key=key, older_days=older, dry_run=dry_run)
     click.echo(f"{human_bytes(freed)} {'would be' if dry_run else ''} freed".replace("  ", " "))

@@ -12,9 +12,12 @@ from evar.cli.options import (
     data_option,
     device_option,
     embeddings_option,
+    encoders_option,
     print_json,
+    probe_option,
     results_option,
     tasks_dir_option,
+    tasks_option,
     with_options,
 )
 from evar.cli.progress import Bars
@@ -36,19 +39,11 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing bu
 @click.command()
 @click.argument("name")
 @with_options(
-    click.option(
-        "--encoders", metavar="NAMES", help="Only these: published models, leaderboard labels, NAME@FILE, globs."
-    ),
-    click.option(
-        "--tasks", metavar="NAMES", help="Only these columns; the average is taken only where it has all of its own."
-    ),
+    encoders_option("Only these: published models, leaderboard labels, NAME@FILE, globs."),
+    tasks_option("Only these columns; the average is taken only where it has all of its own."),
     results_option,
-    click.option(
-        "--protocol",
-        "--probe",
-        "protocol",
-        metavar="NAME",
-        help="Whose rows. Default: paper, which the published figures compare with; fair where nothing is published.",
+    probe_option(
+        "Whose rows. Default: paper, which the published figures compare with; fair where nothing is published."
     ),
     click.option(
         "--format", "form", type=click.Choice(["text", "markdown", "latex", "csv", "html"]), help="[default: text]"
@@ -92,7 +87,7 @@ def table_command(
       evar table byola-v2
       evar table fusion --format latex -o fusion.tex
       evar table byola-v2 --encoders byola-v2@AudioNTT2022-BYOLA-64x96d2048.pth --run --data ~/datasets
-      evar table paper9 --protocol fair --encoders 'random:*,logmel' --format markdown
+      evar table paper9 --probe fair --encoders 'random:*,logmel' --format markdown
     """
     from evar.reporting.formats import format_of
     from evar.reporting.table_formats import format_table
@@ -159,15 +154,7 @@ def _say_notes(words: Any, reporter: Bars) -> None:
         metavar="PTS",
         help="Points. Default: twice the published deviation over seeds, at least 1.",
     ),
-    click.option(
-        "--protocol",
-        "--probe",
-        "protocol",
-        default="paper",
-        show_default=True,
-        metavar="NAME",
-        help="How it is measured.",
-    ),
+    probe_option("How it is measured.", default="paper", show_default=True),
     click.option("--against", metavar="MODEL", help="The published model, where ENCODER's name does not say it."),
     click.option("--table", "table_name", metavar="NAME", help="The published table, where several have the figure."),
     _published_option,
@@ -204,7 +191,7 @@ def reproduce_command(
     Examples:
       evar reproduce byola-v2@AudioNTT2022-BYOLA-64x96d2048.pth esc50 --data ~/datasets
       evar reproduce byola-v1-512 spcv2 --no-run --tolerance 2
-      evar reproduce byola esc50 --against byola-v2 --data ~/datasets --protocol fair
+      evar reproduce byola esc50 --against byola-v2 --data ~/datasets --probe fair
     """
     from evar.encoders.registry import list_encoders, parse
     from evar.probes import get_protocol
@@ -228,7 +215,7 @@ def reproduce_command(
     figure, others = choose(figures(published), name, task_name, table_name)
     cell_id = None if no_run else _measure(encoder, task, protocol, Bars(-1 if quiet else verbose), settings)
     results = Results(settings["results"])
-    row = stored_row(results, parsed.label, task_name, chosen.name, figure, cell_id)
+    row = stored_row(results, parsed.label, task_name, chosen, figure, cell_id)
     entry = list_encoders().get(parsed.name)
     verdict = judge(
         row,

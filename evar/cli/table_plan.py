@@ -48,7 +48,7 @@ class Plan:
         from evar.reporting.tables import build
         from evar.results import Results
 
-        found = measured(Results(self.settings["results"]), protocol=self.protocol.name, tasks=self.paper.tasks)
+        found = measured(Results(self.settings["results"]), protocol=self.protocol, tasks=self.paper.tasks)
         if not self.checked:
             labels = {*found.rows["encoder"], *found.left_out["encoder"]}
             self._check_words(labels)

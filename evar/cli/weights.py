@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evar.cli.options import output_option, print_json, table
+from evar.cli.options import Group, format_option, print_json, table
 from evar.files import human_bytes
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STORE = "EVAR_PRETRAINED"  # as in evar.encoders.weights, which imports torch
 
 
-@click.group()
+@click.group(cls=Group)
 def weights_command() -> None:
     """List, fetch or add the weights of encoders. Nothing is downloaded but by `fetch`.
 
@@ -31,13 +31,13 @@ def weights_command() -> None:
 
 
 @weights_command.command("list")
-@output_option
+@format_option
 def list_(output: str) -> None:
     """Show every encoder's weights: where they are, their size, digest and licence, and how to get them.
 
     \b
     Example:
-      evar weights list -o json
+      evar weights list --format json
     """
     from evar.encoders.catalog import cache_folder
     from evar.encoders.registry import list_encoders

@@ -119,7 +119,7 @@ def verify(
 
 def _listed(what: str, names: tuple[str, ...]) -> list[str]:
     lines = [f"{what}: {name}" for name in names[:SHOWN]]
-    return lines + ([f"{what}: and {len(names) - SHOWN} more (-o json names all)"] if len(names) > SHOWN else [])
+    return lines + ([f"{what}: and {len(names) - SHOWN} more (--format json names all)"] if len(names) > SHOWN else [])
 
 
 @contextlib.contextmanager

@@ -271,10 +271,13 @@ class Encoder(nn.Module):
             wav, lengths, _ = checked_audio(wav, lengths, self.min_samples, self.device, self.label)
             with self._frozen():
                 log_mel, frames = self._log_mel(wav, lengths)
-                valid = torch.arange(log_mel.shape[2], device=log_mel.device) < frames[:, None]
-                values = log_mel.transpose(1, 2)[valid].double()
+                values = log_mel.transpose(1, 2)
+                if int(frames.min()) < values.shape[1]:
+                    values = values[torch.arange(values.shape[1], device=values.device) < frames[:, None]]
+                values = values.double().flatten()
                 n, batch_mean = values.numel(), values.mean()
-                batch_squares = float((values - batch_mean).square().sum())
+                values -= batch_mean
+                batch_squares = float(torch.dot(values, values))
             # Chan, Golub, LeVeque (1979): merging means and squared deviations loses no digits as running sums do.
             delta = float(batch_mean) - mean
             squares += batch_squares + delta * delta * count * n / (count + n)

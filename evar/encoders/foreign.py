@@ -34,7 +34,7 @@ def import_own(module_name: str, spec: str) -> ModuleType:
         sys.path.append(str(Path.cwd()))
     importlib.invalidate_caches()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a module prints is no part of `-o json`
+        with contextlib.redirect_stdout(sys.stderr):  # what a module prints is no part of `--format json`
             return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise EvarError(

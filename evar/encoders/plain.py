@@ -86,7 +86,7 @@ class PlainModule(Encoder):
 
         Raises EvarError: not a module, no `sample_rate`, tensors missing or of other shapes, wrong output on noise.
         """
-        with contextlib.redirect_stdout(sys.stderr):  # what a module prints is no part of `-o json`
+        with contextlib.redirect_stdout(sys.stderr):  # what a module prints is no part of `--format json`
             made = cls.make(**options)
         if isinstance(made, Encoder):
             if weights is not None:

@@ -132,10 +132,12 @@ def load_encoder(
     options: those of the registry entry, or the arguments of the author's class.
     Raises EvarError: unknown names and options, missing extras and weights, weights that do not fit.
     """
+    from evar.products import with_fast_linears
+
     target = _checked_device(device)
     if isinstance(spec, str):
         parsed = _with_weights(parse(spec), weights)
-        encoder = _random(parsed, options) if parsed.scheme == "random" else _build(parsed, options)
+        encoder = with_fast_linears((_random if parsed.scheme == "random" else _build)(parsed, options))
         encoder.label = parsed.label
     else:
         encoder = _from_object(spec, weights, options)

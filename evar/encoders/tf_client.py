@@ -21,6 +21,7 @@ import numpy as np
 from evar.encoders.catalog import cache_folder
 from evar.encoders.tf_worker import READY, receive, send
 from evar.errors import EvarError
+from evar.files import digest, sha256_file
 
 START = "import sys; sys.path[:] = sys.argv[1:]; from evar.encoders.tf_worker import main; main()"
 QUIET = {
@@ -32,6 +33,7 @@ QUIET = {
 """The environment of the worker: the GPU is PyTorch's, and TensorFlow says only what ends it."""
 WRITING = ("KERAS_HOME", "MPLCONFIGDIR")
 """Folders of libraries that TensorFlow imports: they would write to ~/.keras and ~/.cache, and read settings there."""
+GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 LAST_WORDS = 5
 
 
@@ -47,12 +49,13 @@ class SavedModel:
     """A SavedModel of a local folder, loaded in the worker of this process when it is first called.
 
     A SavedModel may hold any operation of TensorFlow, so it is as trusted as code. label: what errors call it;
-    rate: Hz of the waveforms. Models share one worker; memory is freed when the last reference to this object is gone.
+    rate: Hz of the waveforms; sha256: of the content, to which the model is held when it is loaded. Models share one
+    worker; memory is freed when the last reference to this object is gone.
     """
 
     def __init__(self, folder: Path, rate: int, label: str) -> None:
         self.folder, self.rate, self.label = Path(folder).resolve(), rate, label
-        self.number = _worker.next_number()
+        self.sha256, self.number = model_digest(self.folder), _worker.next_number()
         self.way: dict[str, Any] | None = None
         weakref.finalize(self, _release, self.number).atexit = False
 
@@ -72,12 +75,25 @@ class SavedModel:
 
     def _ask(self, header: dict[str, Any], wav: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         header = {**header, "model": self.number}
-        load = {"do": "load", "model": self.number, "folder": str(self.folder), "rate": self.rate}
+        load = {
+            "do": "load",
+            "model": self.number,
+            "folder": str(self.folder),
+            "rate": self.rate,
+            "sha256": self.sha256,
+        }
         answer, arrays = _worker.ask(header, {"wav": np.asarray(wav, np.float32)}, self.label, load)
         if "error" in answer:
             advice = ": out of memory, try a smaller --batch" if answer["memory"] else ""
             raise ModelError(f"{self.label}: {self.folder}", f"it failed{advice}: {answer['error']}")
         return answer, arrays
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over all that a SavedModel computes from: graph, variables and assets, by name and content."""
+    files = [folder / name for name in GRAPHS]
+    files += [file for part in ("variables", "assets") for file in (folder / part).rglob("*")]
+    return digest([[f.relative_to(folder).as_posix(), sha256_file(f)] for f in sorted(files) if f.is_file()])
 
 
 def fetch(handle: str, cache: Path) -> Path:
@@ -117,6 +133,10 @@ class _Connection:
                         answer, _ = self._exchange(load, {})
                         if "error" in answer:
                             raise EvarError(f"{label}: {load['folder']} cannot be loaded: {answer['error']}")
+                        if load.get("sha256") not in (None, model_digest(Path(load["folder"]))):
+                            raise EvarError(
+                                f"{label}: {load['folder']} changed while this run was at work: run it again"
+                            )
                         self._loaded.add(load["model"])
                     return self._exchange(header, arrays)
                 except (EOFError, OSError):

@@ -6,14 +6,21 @@ of samples, so the hop is the distance between two of its steps, exact to the sa
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from evar.encoders.tf_client import ModelError
+from evar.encoders.catalog import cache_folder
+from evar.encoders.tf_client import ModelError, SavedModel
 from evar.errors import EvarError
+from evar.files import atomic_write, digest
 
+VERSION = 1
+"""Of what is measured here and remembered."""
 SECONDS = (1.0, 2.0, 5.0, 30.0)
 """Lengths that are tried, until there are STEPS more frames than for the first. One frame at all of them is a clip."""
 STEPS = 3
@@ -76,6 +83,35 @@ def measure(run: Run, rate: int, label: str) -> Measured:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise EvarError(f"{label} has no output that is features of a clip or of frames: {reasons}")
     return Measured(layers, hops, probe.shortest(set(layers), first), left_out)
+
+
+def remembered(model: SavedModel, kind: str, find: Callable[[], Measured]) -> Measured:
+    """What `find` measures of a module, and the way to call it: from evar's cache, where it is known by content.
+
+    So TensorFlow does not start where nothing has to be encoded. kind: which way of measuring. A record that is not as
+    it was written, or of another TensorFlow, is made anew; where the cache takes no files it is made every time.
+    """
+    key = digest([VERSION, kind, model.sha256, model.rate, _tensorflow()])
+    path = cache_folder() / "tensorflow" / "measured" / f"{key[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if stated.pop("digest") == digest(stated):
+            way, found = stated.pop("way"), Measured(**stated)
+            model.way = way
+            return found
+    found = find()
+    stated = asdict(found) | {"way": model.way}
+    with contextlib.suppress(EvarError):
+        atomic_write(path, json.dumps(stated | {"digest": digest(stated)}))  # in this order: a layer may be the first
+    return found
+
+
+def _tensorflow() -> str:
+    """The version of TensorFlow, which is not imported; empty where it is installed under another name."""
+    try:
+        return importlib.metadata.version("tensorflow")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 class _Probe:

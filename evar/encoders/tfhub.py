@@ -1,6 +1,7 @@
 """Modules of TensorFlow Hub as encoders: VGGish, TRILL, and any SavedModel that takes a waveform.
 
-TensorFlow runs in a worker process (`evar.encoders.tf_worker`), on the CPU. A SavedModel is a program: its graph may
+TensorFlow runs in a worker process (`evar.encoders.tf_worker`), on the CPU, from the first clip that has to be encoded: what
+a module gives is measured once and remembered. A SavedModel is a program: its graph may
 hold any operation of TensorFlow, also those that read and write files, so load only what you would run as code.
 """
 
@@ -24,11 +25,11 @@ from evar.download import is_offline
 from evar.encoders.base import CLIP, Encoder, Frames
 from evar.encoders.catalog import hub_folder
 from evar.encoders.pooling import frame_times
-from evar.encoders.tf_client import SavedModel, fetch
-from evar.encoders.tf_probe import Measured, measure, noise
+from evar.encoders.tf_client import GRAPHS, SavedModel, fetch
+from evar.encoders.tf_probe import Measured, measure, noise, remembered
 from evar.errors import EvarError, unknown
 from evar.extras import require
-from evar.files import digest, make_folder, sha256_file, writing
+from evar.files import make_folder, writing
 
 ENCODERS = {
     "vggish-tfhub": {
@@ -66,7 +67,6 @@ SCHEMES = {
     },
 }
 
-GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 LINKS = ("https://",)
 SAMPLE_RATE = 16000
 VGGISH_HOP, VGGISH_WINDOW = 15360, 15600
@@ -74,7 +74,7 @@ VGGISH_HOP, VGGISH_WINDOW = 15360, 15600
 
 
 class TfHubModule(Encoder):
-    """A SavedModel whose outputs are features: layers, hops and the shortest clip are measured on noise when it loads.
+    """A SavedModel whose outputs are features: layers, hops and the shortest clip are measured on noise, once.
 
     It is called with one waveform [N], or with a batch [B, N], and with `sample_rate` where it takes that. Layers have
     the names of its outputs; a single output is `embedding`, those of a tuple are `output0`, `output1` ... Outputs
@@ -137,7 +137,7 @@ class TfHubModule(Encoder):
         }
         self.default_layers = ("embedding" if "embedding" in self.layers else next(iter(self.layers)),)
         self.min_samples = measured.min_samples
-        self.weights_kind, self.weights_sha256 = "trained", model_digest(model.folder)
+        self.weights_kind, self.weights_sha256 = "trained", model.sha256
         self.settings = {"saved_model": self.weights_sha256}
 
     def _frames_of(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Frames]:
@@ -192,18 +192,9 @@ class VggishTfHub(TfHubModule):
     def from_weights(cls, weights: str | None) -> VggishTfHub:
         """The module of a folder or handle. Raises EvarError for one that is not VGGish: 128-d, every 960 ms."""
         model = _published(cls.name, weights)
-        model.find_way(noise(VGGISH_WINDOW))
-        for n_samples in (VGGISH_WINDOW, VGGISH_WINDOW + 2 * VGGISH_HOP - 1, VGGISH_WINDOW + 2 * VGGISH_HOP):
-            n_frames = 1 + (n_samples - VGGISH_WINDOW) // VGGISH_HOP
-            found = {name: list(array.shape[1:]) for name, array in model(noise(n_samples)[None]).items()}
-            if list(found.values()) != [[n_frames, 128]]:
-                raise EvarError(
-                    f"{model.folder} is not VGGish: expected {n_frames} x 128 for {n_samples} samples, found"
-                    f" {_shapes(found)}; for any other module give tfhub:{model.folder}"
-                )
-        (output,) = found
-        encoder = cls(model, Measured({output: 128}, {output: VGGISH_HOP}, VGGISH_WINDOW, {}))
-        encoder.names = {"vggish": output}
+        measured = remembered(model, cls.name, lambda: _vggish(model))
+        encoder = cls(model, measured)
+        encoder.names = {"vggish": next(iter(measured.layers))}
         encoder.layers, encoder.hop_ms = {"vggish": 128}, {"vggish": 1000.0 * VGGISH_HOP / SAMPLE_RATE}
         encoder.default_layers = ("vggish",)
         return encoder
@@ -298,13 +289,6 @@ def fetch_model(reference: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def model_digest(folder: Path) -> str:
-    """SHA-256 over all that a SavedModel computes from: graph, variables and assets, by name and content."""
-    files = [folder / name for name in GRAPHS]
-    files += [file for part in ("variables", "assets") for file in (folder / part).rglob("*")]
-    return digest([[f.relative_to(folder).as_posix(), sha256_file(f)] for f in sorted(files) if f.is_file()])
-
-
 def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in GRAPHS)
 
@@ -319,6 +303,21 @@ def _published(name: str, weights: str | None) -> SavedModel:
     return SavedModel(find_folder(weights, name), SAMPLE_RATE, name)
 
 
+def _vggish(model: SavedModel) -> Measured:
+    """EvarError unless the module gives an example of 128 numbers for each whole 0.96 s."""
+    model.find_way(noise(VGGISH_WINDOW))
+    for n_samples in (VGGISH_WINDOW, VGGISH_WINDOW + 2 * VGGISH_HOP - 1, VGGISH_WINDOW + 2 * VGGISH_HOP):
+        n_frames = 1 + (n_samples - VGGISH_WINDOW) // VGGISH_HOP
+        found = {name: list(array.shape[1:]) for name, array in model(noise(n_samples)[None]).items()}
+        if list(found.values()) != [[n_frames, 128]]:
+            raise EvarError(
+                f"{model.folder} is not VGGish: expected {n_frames} x 128 for {n_samples} samples, found"
+                f" {_shapes(found)}; for any other module give tfhub:{model.folder}"
+            )
+    (output,) = found
+    return Measured({output: 128}, {output: VGGISH_HOP}, VGGISH_WINDOW, {})
+
+
 def _measured(model: SavedModel) -> Measured:
     """Find out how to call the module and what it gives; EvarError where it is no encoder of waveforms."""
 
@@ -327,7 +326,7 @@ def _measured(model: SavedModel) -> Measured:
             model.find_way(wav[0])
         return model(wav)
 
-    return measure(run, model.rate, f"{model.label}: {model.folder}")
+    return remembered(model, "tfhub", lambda: measure(run, model.rate, f"{model.label}: {model.folder}"))
 
 
 def _split(reference: str) -> tuple[str, dict[str, str]]:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from evar.files import make_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evar.cells import Settings
     from evar.jobs import Job
     from evar.runner import Reporter
 
@@ -95,24 +97,66 @@ def run(
     """
     from evar import runner
 
+    engine_options = _checked(engine, workers, engine_options, retries)
+    if engine == "local" and (workers or 1) == 1:
+        return runner.run(encoders, tasks, reporter=reporter, **options)
+    return _run_jobs(encoders, tasks, reporter, engine, workers, engine_options, retries, options)
+
+
+def estimate(
+    encoders: Any,
+    tasks: Any,
+    *,
+    reporter: Reporter | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    engine_options: Mapping[str, str] | None = None,
+    retries: int = RETRIES,
+    **options: Any,
+) -> list[dict]:
+    """What `run` would do with these words, as `evar.plan.estimate` says it; an engine that would refuse them does so."""
+    from evar import plan
+    from evar.cells import Settings
+
+    engine_options = _checked(engine, workers, engine_options, retries)
+    if engine != "local" or (workers or 1) > 1:
+        gpus = _wants_gpus(Settings.of(**options))
+        with tempfile.TemporaryDirectory() as folder:  # submitit makes some in it
+            _made(engine, engine_options, workers, Path(folder), gpus)
+        if engine != "local":
+            options["device"] = "auto"  # the estimate is of this machine, which may lack what the jobs' has
+    return plan.estimate(encoders, tasks, reporter=reporter, **options)
+
+
+def _checked(engine: Any, workers: Any, options: Any, retries: Any) -> dict[str, str]:
+    """The engine's options as text; EvarError for words that no run takes."""
     if engine not in list_engines():
         raise unknown("engine", str(engine), list_engines())
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise EvarError(f"workers: expected a whole number of at least 1, found {workers!r}")
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise EvarError(f"retries: expected a whole number of at least 0, found {retries!r}")
-    engine_options = _checked_options(engine_options)
-    if engine == "local" and (workers or 1) == 1:
-        if engine_options:
-            raise EvarError(f"engine local takes no options, found {', '.join(engine_options)}")
-        return runner.run(encoders, tasks, reporter=reporter, **options)
-    return _run_jobs(encoders, tasks, reporter, engine, workers, engine_options, retries, options)
+    if options is not None and not isinstance(options, Mapping):
+        raise EvarError(f"engine_options: expected names and values, found {options!r}")
+    if options and engine == "local":
+        raise EvarError(f"engine local takes no options, found {', '.join(map(str, options))}")
+    return {str(key): str(value) for key, value in (options or {}).items()}
 
 
-def _checked_options(given: Any) -> dict[str, str]:
-    if given is not None and not isinstance(given, Mapping):
-        raise EvarError(f"engine_options: expected names and values, found {given!r}")
-    return {str(key): str(value) for key, value in (given or {}).items()}
+def _made(name: str, options: Mapping[str, str], workers: int | None, folder: Path, gpus: bool) -> Engine:
+    return importlib.import_module(f"evar.engines.{name}").Engine(options, workers, folder, gpus)
+
+
+def _wants_gpus(settings: Settings) -> bool:
+    """A job's device is on its own machine; whether it wants a GPU is known by the word, or by what is here."""
+    from evar.compute import resolve_device
+
+    here = settings.device == "auto" and resolve_device("auto").startswith("cuda")
+    if (here or settings.device.startswith("cuda")) and settings.device not in ("auto", "cuda", "cuda:all"):
+        raise EvarError(
+            f"--device {settings.device}: a job sees one GPU: give --device cuda, and CUDA_VISIBLE_DEVICES to choose them"
+        )
+    return here or settings.device.startswith("cuda")
 
 
 def _run_jobs(
@@ -138,16 +182,10 @@ def _run_jobs(
             raise EvarError(
                 f"jobs of other processes are named by words, found {type(word).__name__}: use --engine local"
             )
-    # A job's device is on its own machine; whether it wants a GPU is known by the word, or by what is here.
-    here = resolve_device("auto")
-    gpus = settings.device.startswith("cuda") or (settings.device == "auto" and here.startswith("cuda"))
-    if gpus and settings.device not in ("auto", "cuda", "cuda:all"):
-        raise EvarError(
-            f"--device {settings.device}: a job sees one GPU: give --device cuda, and CUDA_VISIBLE_DEVICES to choose them"
-        )
     folder = Path(settings.results).absolute() / ".jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    made = importlib.import_module(f"evar.engines.{name}").Engine(engine_options, workers, folder, gpus)
-    state, _, shelf = prepare(*words, replace(settings, device=settings.device if name == "local" else here), reporter)
+    made = _made(name, engine_options, workers, folder, _wants_gpus(settings))
+    device = settings.device if name == "local" else resolve_device("auto")
+    state, _, shelf = prepare(*words, replace(settings, device=device), reporter)
     state.results.check_writable()
     del shelf  # each job loads its own
     make_folder(folder)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evar import engines
-from evar.errors import EvarError
 from evar.jobs import Job, command
 
 
@@ -18,8 +17,6 @@ class Engine(engines.Engine):
     """`workers` processes at a time, which share the cores."""
 
     def __init__(self, options: Mapping[str, str], workers: int | None, folder: Path, gpus: bool) -> None:
-        if options:
-            raise EvarError(f"engine local takes no options, found {', '.join(options)}")
         self.slots = workers or 1
         self.threads = max(1, engines.n_cores() // self.slots)
         self._places: list[tuple[subprocess.Popen, Job] | None] = [None] * self.slots

@@ -33,6 +33,7 @@ from evar.pretraining.method import Method
 from evar.pretraining.norms import world_size
 from evar.pretraining.processes import agree
 from evar.pretraining.processes import rank as own_rank
+from evar.products import with_fast_linears
 
 CHECKPOINT_MINUTES = 10.0
 FINITE_EVERY = 25
@@ -122,7 +123,7 @@ def train(
         raise EvarError(
             f"a batch of {training.batch} cannot be shared by {world} processes: give a multiple, 2 or more each"
         )
-    method.to(target, memory_format=torch.channels_last).train()
+    with_fast_linears(method).to(target, memory_format=torch.channels_last).train()
     if world > 1 and target.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
     optimizer = torch.optim.Adam(_groups(method), lr=training.lr, fused=True)

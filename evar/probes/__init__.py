@@ -10,10 +10,11 @@ _HOMES = {
     "Evaluation": "evaluation",
     "Run": "evaluation",
     "Protocol": "protocol",
+    "estimate_seconds": "slices",
     "get_protocol": "protocol",
     "list_protocols": "protocol",
 }
-__all__ = ["Evaluation", "Protocol", "Run", "evaluate", "get_protocol", "list_protocols"]
+__all__ = ["Evaluation", "Protocol", "Run", "estimate_seconds", "evaluate", "get_protocol", "list_protocols"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from evar.probes.cross_entropy import Problems
 from evar.probes.features import Features
-from evar.probes.products import product
+from evar.products import product
 
 STACKED_BYTES = 1 << 30
 BLOCK = 1 << 24  # logits of rows that are computed, used and forgotten
@@ -23,15 +23,15 @@ BLOCK = 1 << 24  # logits of rows that are computed, used and forgotten
 class Stacked:
     """One matrix per fold, in memory: the fold's rows in rotated coordinates and a column of ones.
 
-    Where a fold has far fewer rows than features the solution lies in the rows' span, so n coordinates carry all of it
-    (directions of less than 1e-12 of the largest variance are rounding and are dropped). Else the axes are those of all
-    training clips, which are nearly those of the fold, at the price of one decomposition.
+    Where a fold has fewer rows than features the solution lies in the rows' span, so n coordinates carry all of it. Where
+    the folds' own decompositions would cost more than one of all features, the axes are those of all training clips, which
+    are nearly those of the fold.
     """
 
     def __init__(self, features: Features, parts: list[np.ndarray]) -> None:
         self.n = max(len(part) for part in parts)
-        few = [2 * len(part) <= features.d for part in parts]
-        spans = [_span(features, part) if f else None for part, f in zip(parts, few, strict=True)]
+        few = sum(len(part) ** 3 for part in parts) <= features.d**3
+        spans = [_span(features, part) if few or 2 * len(part) <= features.d else None for part in parts]
         self.d = 1 + max(features.d if span is None else span[0].shape[1] for span in spans)
         self._X = torch.zeros(len(parts), self.n, self.d, device=features.device)
         self._spectrum = torch.zeros(len(parts), 1, self.d, device=features.device)
@@ -79,13 +79,15 @@ def _rotated(features: Features, part: np.ndarray) -> tuple[torch.Tensor, ...]:
 
 
 def _span(features: Features, part: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """Rows in the principal axes of their own span, the axes [D, rank], and the fold's mean and scale."""
+    """Rows in the principal axes of their own span, the axes [D, n], and the fold's mean and scale.
+
+    A QR decomposition first: orthonormal axes even where the rows' variance is nothing but rounding.
+    """
     mean, scale = features.standardizer(part)
-    exact = (features.rows(part).double() - mean) / scale
-    variance, left = torch.linalg.eigh(exact @ exact.T)
-    kept = variance > 1e-12 * variance[-1].clamp_min(1e-300)
-    length, left = variance[kept].sqrt(), left[:, kept]
-    return (left * length).float(), (exact.T @ (left / length)).float(), mean, scale
+    rows = features.rows(part).sub_(mean.float()).div_(scale.float())
+    span, inside = torch.linalg.qr(rows.T)
+    _, axes = torch.linalg.eigh(product(inside, inside.T))
+    return product(inside.T, axes), product(span, axes), mean, scale
 
 
 class Streamed:

@@ -139,7 +139,7 @@ def _outcomes(
 ) -> list[Outcome]:
     """One outcome per fold of every plan, in order."""
     from evar.probes.features import Features
-    from evar.probes.products import exact_products
+    from evar.products import exact_products
 
     training = np.unique(np.concatenate([fold.train for plan in plans for fold in plan]))
     with exact_products():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from evar.errors import EvarError
-from evar.probes.products import product
+from evar.products import product
 
 RESIDENT_BYTES = 1 << 30  # a larger matrix stays where it is and is read in chunks
 CHUNK_BYTES = 64 << 20

@@ -14,6 +14,9 @@ def format_of(path: str | Path | None, wanted: str | None, suffixes: Mapping[str
     suffixes: lower-case suffix with its dot -> format. EvarError where suffix and `wanted` disagree, or neither says.
     """
     suffix = Path(path or "").suffix
+    if wanted is None and str(path) in suffixes.values():
+        example = next(one for one, form in suffixes.items() if form == str(path))
+        raise EvarError(f"-o {path}: expected a file, such as FILE{example}; --format {path} gives the format")
     found = suffixes.get(suffix.lower())
     if wanted and found and wanted != found:
         raise EvarError(f"{path} ends in {suffix}, --format says {wanted}: keep one of them")

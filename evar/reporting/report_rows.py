@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, unknown
 from evar.leaderboard import RANKED_APART, rank
+from evar.reporting.rows import filtered
 from evar.results import RUNS, Results
 from evar.results_files import AT, read_rows
 
@@ -27,7 +27,7 @@ _VARIANTS = ("layers", "pooling", "norm", "weights", "task_version", "seeds", "e
 def select(
     results: Results, tasks: str | None = None, encoders: str | None = None, protocol: str | None = None
 ) -> pd.DataFrame:
-    """The leaderboard rows whose task and encoder match the globs, with `rank`, `column`, `line` and `variant`.
+    """The leaderboard rows whose task, encoder and protocol are among those named, with `rank`, `column`, `line` and `variant`.
 
     `column` (int) numbers what competes within a board, `line` (int) an encoder in one configuration, `variant` (str)
     says which one where there are several. EvarError: --results is no folder, no row of it matches, or there are more than
@@ -35,18 +35,11 @@ def select(
     """
     if results.folder.exists() and not results.folder.is_dir():
         raise EvarError(f"--results {results.folder} is not a folder")
-    rows = board = results.leaderboard()
-    given = {"task": tasks, "encoder": encoders, "protocol": protocol}
-    for name, pattern in given.items():
-        if pattern:
-            rows = rows[[fnmatch.fnmatchcase(value, pattern) for value in rows[name]]]
-            if len(board) and not len(rows):
-                asked = ", ".join(f"{name} {pattern}" for name, pattern in given.items() if pattern)
-                raise EvarError(f"no row of {results.folder} matches {asked}: 'evar leaderboard' shows what is there")
+    rows = filtered(results.leaderboard(), results.folder, tasks, encoders, protocol)
     if len(rows) > MOST_CELLS:
         raise EvarError(
             f"{results.folder} holds {len(rows):,} cells, a page shows {MOST_CELLS:,} at most: "
-            "choose some with --task GLOB, --encoder GLOB or --probe NAME"
+            "choose some with --tasks NAMES, --encoders NAMES or --probe NAME"
         )
     return arranged(rows)
 

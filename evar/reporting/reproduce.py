@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, unknown
 from evar.reporting.published import Figure, paper_tables, reproduction
@@ -15,6 +15,9 @@ from evar.reporting.rows import measured
 from evar.reporting.tables import percent, rounded
 from evar.results import RUNS, Results
 from evar.results_files import AT, read_rows
+
+if TYPE_CHECKING:
+    from evar.probes.protocol import Protocol
 
 LEAST_TOLERANCE = 1.0
 _PUBLISHED_SEEDS = "42 43 44"
@@ -293,12 +296,12 @@ def _validation(row: Mapping[str, Any], card: Any) -> tuple[bool | None, str]:
 
 
 def stored_row(
-    results: Results, label: str, task: str, protocol: str, figure: Figure, cell_id: str | None = None
+    results: Results, label: str, task: str, protocol: Protocol, figure: Figure, cell_id: str | None = None
 ) -> dict[str, Any]:
     """The leaderboard row to judge: that of `cell_id`, or the newest stored one of this label, task and protocol.
 
-    Raises EvarError when there is none, when it may not be published (synthetic, partial, ...: says why), and when the
-    label was measured in several ways of which none has the published pooling alone.
+    Raises EvarError when there is none, when it may not be published (synthetic, partial, another version of the protocol,
+    ...: says why), and when the label was measured in several ways of which none has the published pooling alone.
     """
     found = measured(results, protocol=protocol, encoders=[label], tasks=[task])
     rows, left_out = found.rows, found.left_out
@@ -308,7 +311,7 @@ def stored_row(
         reasons = "; ".join(dict.fromkeys(left_out["reason"]))
         why = f"only rows that do not count: {reasons}" if reasons else "no row"
         raise EvarError(
-            f"{label} on {task}: {why} by protocol {protocol} in {results.folder}; without --no-run it is measured"
+            f"{label} on {task}: {why} by protocol {protocol.name} in {results.folder}; without --no-run it is measured"
         )
     rows = rows.sort_values("started_at", kind="stable")
     for column in ("pooling", "layers", "norm", "seeds", "weights_sha256", "task_fingerprint"):

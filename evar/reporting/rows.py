@@ -13,6 +13,8 @@ from evar.results import Results
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evar.probes.protocol import Protocol
+
 # What keeps a row out unless it is asked for (`allow`), in the order in which the reason is named.
 REASONS = {
     "synthetic": "measured on a synthetic stand-in",
@@ -38,7 +40,7 @@ class Measured:
 def measured(
     results: Results,
     *,
-    protocol: str | None = None,
+    protocol: Protocol | None = None,
     encoders: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     allow: Collection[str] = (),
@@ -46,7 +48,7 @@ def measured(
     """The rows of a results folder that may be published, and those left out with the first reason that holds.
 
     encoders: labels or globs over labels, tasks: names; rows beyond them are neither kept nor named. protocol: rows of
-    another one are left out. allow: keys of REASONS that keep no row out.
+    another one, or of another version of it, are left out. allow: keys of REASONS that keep no row out.
     Raises EvarError when --results is no folder or holds a file that is no runs.csv of this schema, and for an unknown
     key in `allow`.
     """
@@ -68,8 +70,11 @@ def measured(
         if key not in allow:
             reason = reason.mask((reason == "") & holds, REASONS[key])
     if protocol is not None:
-        other = (reason == "") & (rows["protocol"] != protocol)
-        reason = reason.mask(other, "protocol " + rows["protocol"].astype(object) + f", not {protocol}")
+        other = (reason == "") & (rows["protocol"] != protocol.name)
+        reason = reason.mask(other, "protocol " + rows["protocol"].astype(object) + f", not {protocol.name}")
+        other = (reason == "") & (rows["protocol_version"] != protocol.version)
+        told = "version " + rows["protocol_version"].astype(str).astype(object)
+        reason = reason.mask(other, told + f" of the protocol, this evar has {protocol.version}")
     kept = reason == ""
     left_out = rows.assign(reason=reason)[~kept][_LEFT_OUT]
     return Measured(rows[kept].reset_index(drop=True), left_out.reset_index(drop=True))
@@ -78,6 +83,27 @@ def measured(
 def matches(label: str, word: str) -> bool:
     """Whether a word of the command line (a label, or a glob over labels) names a label."""
     return label == word or (any(mark in word for mark in "*?[") and fnmatch.fnmatchcase(label, word))
+
+
+def filtered(
+    rows: pd.DataFrame, folder: object, tasks: str | None, encoders: str | None, protocol: str | None
+) -> pd.DataFrame:
+    """The leaderboard rows whose task, encoder and protocol are among those named: names and globs, by commas.
+
+    folder: where the rows are from, for the EvarError where there are rows and none is left.
+    """
+    given = {"task": tasks, "encoder": encoders, "protocol": protocol}
+    for name, words in given.items():
+        if not words or not len(rows):
+            continue
+        wanted = [words, *(word.strip() for word in words.split(","))]
+        there = set(rows[name])
+        rows = rows[[any(matches(value, word) for word in wanted) for value in rows[name]]]
+        if not len(rows):
+            asked = ", ".join(f"{name} {words}" for name, words in given.items() if words)
+            found = ", ".join(sorted(there)[:8]) + (", ..." if len(there) > 8 else "")
+            raise EvarError(f"no row of {folder} matches {asked}; its {name}s are: {found}")
+    return rows
 
 
 def summarised(left_out: pd.DataFrame, most: int = 4) -> list[str]:

@@ -100,7 +100,7 @@ def build(
     protocol: Protocol,
     wanted: Sequence[Wanted] = (),
 ) -> Table:
-    """Put measured rows (of one protocol and of the table's tasks) beside the figures of a table.
+    """Put measured rows (of one version of one protocol, and of the table's tasks) beside the figures of a table.
 
     paper.source names the figures' `table`. wanted: the encoders to show, none for all; one that nothing is known of gets
     an empty line. Rows that depart from the protocol (own seeds, other normalisation), of another metric or of other clips
@@ -190,9 +190,7 @@ def _entering(found: Measured, protocol: Protocol, metrics: Mapping[str, str]) -
     reason = pd.Series("", index=rows.index, dtype=object)
     seeds = " ".join(map(str, protocol.seeds[:1] if protocol.deterministic else protocol.seeds))
     told = rows["seeds"].astype(object)
-    version = "version " + rows["protocol_version"].astype(str) + f" of the protocol, this evar has {protocol.version}"
-    reason = reason.mask(rows["protocol_version"] != protocol.version, version.astype(object))
-    reason = reason.mask((reason == "") & (rows["seeds"] != seeds), "seeds " + told + f", the protocol has {seeds}")
+    reason = reason.mask(rows["seeds"] != seeds, "seeds " + told + f", the protocol has {seeds}")
     if protocol.norm == "task":
         other = (reason == "") & (rows["norm_kind"] == "weights")
         reason = reason.mask(other, "normalised by the statistics of the weights, the protocol takes the task's")

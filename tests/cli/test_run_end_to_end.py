@@ -99,7 +99,12 @@ def test_dry_run_measures_nothing(evar, tmp_path):
     ran = evar("run", "logmel", "esc10", "--mini", "--dry-run")
     assert ran.code == 0
     assert "1 cells" in ran.out
+    assert "logistic regression: some " in ran.out
     assert not (tmp_path / "results" / "runs.csv").exists()
+    ran = evar("run", "logmel", "esc10,cremad", "--mini", "--dry-run", "--probe", "fair,knn", "--format", "json")
+    probing = [cell["seconds_probe"] for cell in json.loads(ran.out)]
+    assert [seconds is not None for seconds in probing] == [True, False, True, False]
+    assert all(seconds > 0 for seconds in probing[::2])
 
 
 def test_limit_shots_and_fraction_are_in_the_row(evar):

@@ -103,7 +103,7 @@ def test_functions_objects_classes_and_entry_points_lead_to_the_same(folder, cap
     made = load_encoder("three=py:my_nets:make")
     assert (made.label, made.module.gain) == ("three", 3.0)
     assert load_encoder("py:my_nets:make", gain=5.0).module.gain == 5.0
-    assert capsys.readouterr().out == "", "what it prints would break -o json"
+    assert capsys.readouterr().out == "", "what it prints would break --format json"
     cls = sys.modules["my_nets"].Vectors
     assert load_encoder(cls, gain=2.0).module.gain == 2.0
     net = cls(4.0)

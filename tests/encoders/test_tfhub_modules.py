@@ -399,3 +399,66 @@ def test_loading_a_module_leaves_nothing_in_the_home_folder(models, tmp_path):
     assert others == []
     assert sorted(file.name for file in home.iterdir()) == [".cache"]
     assert [file.name for file in (home / ".cache").iterdir()] == ["evar"]
+
+
+def facts(encoder):
+    names = list(encoder.layers.items()), list(encoder.names.items()), encoder.hop_ms, encoder.default_layers
+    return encoder.fingerprint(), encoder.weights_sha256, encoder.min_samples, names
+
+
+def forbid_tensorflow(patched):
+    patched.setattr(tf_client._Connection, "ask", lambda *_: pytest.fail("TensorFlow was asked"))
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    "spec", ["vggish-tfhub@{}/vggish", "trill-tfhub@{}/trill", "tfhub:{}/tuple", "tfhub:{}/batches"]
+)
+def test_a_module_that_was_measured_loads_without_tensorflow(models, spec, monkeypatch):
+    first = load_encoder(spec.format(models))
+    wav = noise(2, 32000)
+    expected = first.encode(wav)
+    with monkeypatch.context() as patched:
+        forbid_tensorflow(patched)
+        again = load_encoder(spec.format(models))
+        assert facts(again) == facts(first)
+    assert torch.equal(again.encode(wav), expected)
+
+
+@needs_tensorflow
+def test_a_record_of_what_was_measured_that_rotted_is_made_anew(models, tmp_path):
+    first = facts(load_encoder(f"tfhub:{models / 'mixing'}"))
+    (record,) = (tmp_path / "cache" / "tensorflow" / "measured").glob("*.json")
+    good = record.read_text()
+    for rotten in ("", "[]", "{}", "nonsense", good.replace(": 100", ": 101"), '{"digest": 1}'):
+        record.write_text(rotten)
+        assert facts(load_encoder(f"tfhub:{models / 'mixing'}")) == first
+        assert record.read_text() == good
+
+
+@needs_tensorflow
+def test_a_module_that_changes_before_it_is_loaded_gives_no_row(models, tmp_path):
+    """What is measured is remembered, so the model itself is loaded later: it must be the one that the fingerprint names."""
+    import shutil
+
+    moved = shutil.copytree(models / "mixing", tmp_path / "moved")
+    load_encoder(f"tfhub:{moved}")
+    encoder = load_encoder(f"tfhub:{moved}")
+    (moved / "assets").mkdir(exist_ok=True)
+    (moved / "assets" / "labels.txt").write_text("one")
+    with pytest.raises(EvarError, match=r"moved changed while this run was at work: run it again"):
+        encoder.encode(noise(2, 1000))
+
+
+@needs_tensorflow
+def test_stored_embeddings_are_probed_without_tensorflow(models, tmp_path, monkeypatch):
+    """Regression: a run that had nothing to encode waited for TensorFlow to start."""
+    import evar
+
+    given = {"mini": True, "limit": 60, "probe": "knn", "embeddings": tmp_path / "e", "device": "cpu"}
+    name = f"tfhub:{models / 'mixing'}"
+    first = evar.run(name, "fsdd", results=tmp_path / "one", **given)
+    forbid_tensorflow(monkeypatch)
+    again = evar.run(name, "fsdd", results=tmp_path / "two", **given)
+    assert list(again["cell_id"]) == list(first["cell_id"])
+    assert list(again["mean"]) == list(first["mean"])

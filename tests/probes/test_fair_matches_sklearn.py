@@ -27,8 +27,8 @@ def reference(X, targets, train, test, C):
 
 @pytest.mark.parametrize(
     ("n", "d", "n_classes", "offset"),
-    [(600, 256, 8, 0), (600, 128, 2, 0), (300, 700, 5, 0), (600, 100, 4, 1e3)],
-    ids=["multinomial", "two classes", "more features than clips", "large offset"],
+    [(600, 256, 8, 0), (600, 128, 2, 0), (300, 700, 5, 0), (400, 300, 5, 0), (600, 100, 4, 1e3)],
+    ids=["multinomial", "two classes", "more features than clips", "a few more features than clips", "large offset"],
 )
 def test_same_predictions_at_every_strength(n, d, n_classes, offset):
     X, targets = embeddings(n, d, n_classes)

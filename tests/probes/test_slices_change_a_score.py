@@ -9,10 +9,12 @@ import pytest
 import torch
 from probe_data import embeddings, folds, ids, parts
 
-from evar.probes import evaluate, get_protocol
+from evar.probes import estimate_seconds, evaluate, get_protocol
+from evar.probes.designs import _span
+from evar.probes.features import Features
 from evar.probes.lbfgs import Held, Recomputed
-from evar.probes.products import exact_products, product
 from evar.probes.slices import VECTORS, plan_slices
+from evar.products import exact_products, product
 
 N = 240
 MULTI_HOT = (np.random.default_rng(0).random((N, 6)) < 0.2).astype(np.float32)
@@ -58,8 +60,6 @@ def test_slices_and_streams_are_exact(monkeypatch, streamed, budget, targets, me
 
 def test_a_streamed_matrix_is_not_copied_to_memory(monkeypatch):
     """Regression: the limit was bound when the class was made, so a test that lowered it streamed nothing."""
-    from evar.probes.features import Features
-
     monkeypatch.setattr("evar.probes.features.RESIDENT_BYTES", 0)
     X, _ = embeddings(50, 8, 2)
     features = Features(X, np.arange(50))
@@ -85,6 +85,30 @@ def test_slices_stay_within_their_budget():
     assert labels.hold
     assert labels.bytes <= 2 * gib
     assert labels.slices > 7
+
+
+def test_an_estimate_counts_what_will_be_fitted(monkeypatch):
+    monkeypatch.setattr("evar.probes.slices.machine_rates", lambda: (2e11, 5e10))
+    small = estimate_seconds(2000, 1024, 50, folds=5)
+    assert 2 < estimate_seconds(2000, 2048, 50, folds=5) < 20  # 6.7 s on one core where these rates were measured
+    for more in (
+        estimate_seconds(4000, 1024, 50, folds=5),
+        estimate_seconds(2000, 2000, 50, folds=5),
+        estimate_seconds(2000, 1024, 100, folds=5),
+        estimate_seconds(2000, 1024, 50, folds=10),
+        estimate_seconds(2000, 1024, 50, folds=5, strengths=14),
+    ):
+        assert more > 1.1 * small
+    assert estimate_seconds(150, 24, 2, folds=2, independent=True) > 0
+
+
+def test_the_span_of_equal_clips_has_orthonormal_axes():
+    """Clips that occur twice leave directions whose variance is nothing but rounding; the penalty needs exact axes there too."""
+    X, _ = embeddings(60, 80, 4)
+    X = np.concatenate([X[:30], X[:30]])
+    rows, axes, *_ = _span(Features(X, np.arange(60)), np.arange(60))
+    torch.testing.assert_close(axes.T @ axes, torch.eye(60), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows @ axes.T, torch.from_numpy((X - X.mean(0)) / X.std(0)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 33, 5), (350, 129, 64), (0, 4, 3)])

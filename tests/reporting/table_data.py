@@ -97,7 +97,7 @@ def record(folder, task="esc50", mean=0.84, start=0, setting="lr=0.001 epoch=9",
 
 def table_of(folder, name="byola-v2", wanted=(), protocol="paper", found=None):
     paper, found = paper_tables()[name], figures() if found is None else found
-    rows = measured(Results(folder), protocol=protocol, tasks=paper.tasks)
+    rows = measured(Results(folder), protocol=get_protocol(protocol), tasks=paper.tasks)
     return build(paper, found, rows, get_protocol(protocol), wanted)
 
 

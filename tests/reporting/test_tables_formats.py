@@ -44,7 +44,7 @@ def hostile(tmp_path):
         record(tmp_path / "results", encoder=f"{name}\n\x1b[31m", start=i)
     found = figures(own)
     paper = own_tables(found)["own"]
-    rows = measured(Results(tmp_path / "results"), protocol="paper", tasks=paper.tasks)
+    rows = measured(Results(tmp_path / "results"), protocol=get_protocol("paper"), tasks=paper.tasks)
     return build(paper, found, rows, get_protocol("paper"))
 
 

@@ -7,6 +7,7 @@ import table_data
 
 from evar.datasets import find_card
 from evar.errors import EvarError
+from evar.probes import get_protocol
 from evar.reporting.published import Figure, figures
 from evar.reporting.reproduce import as_dict, choose, format_verdict, judge, settings_of, stored_row
 from evar.results import Results
@@ -14,6 +15,7 @@ from evar.results import Results
 GIVEN = table_data.BYOLA | {"task": "spcv2", "mean": 0.93, "duration": "1", "n_seeds": 1}
 ROW = table_data.ROW | GIVEN | {"cell_id": "0" * 16}
 LR = ["lr=3e-05 epoch=12"]
+PAPER = get_protocol("paper")
 
 
 def verdict(task="spcv2", settings=LR, **changed):
@@ -161,7 +163,7 @@ def test_the_stored_row_is_the_newest_that_counts(tmp_path):
     newest = record(tmp_path, 1, mean=0.91, setting="lr=1 epoch=2")
     record(tmp_path, 2, mean=0.99, partial=True)
     figure, _ = choose(figures(), "byola-v2", "spcv2")
-    row = stored_row(Results(tmp_path), ROW["encoder"], "spcv2", "paper", figure)
+    row = stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)
     assert row["cell_id"] == newest
     assert settings_of(Results(tmp_path), row) == ["lr=1 epoch=2"]
 
@@ -171,16 +173,27 @@ def test_a_row_that_may_not_be_published_is_not_judged(tmp_path):
     figure, _ = choose(figures(), "byola-v2", "spcv2")
     for given in (None, cell):
         with pytest.raises(EvarError, match="only rows that do not count: the encoder was pre-trained"):
-            stored_row(Results(tmp_path), ROW["encoder"], "spcv2", "paper", figure, given)
+            stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure, given)
     with pytest.raises(EvarError, match="no row by protocol fair"):
-        stored_row(Results(tmp_path / "none"), ROW["encoder"], "spcv2", "fair", figure)
+        stored_row(Results(tmp_path / "none"), ROW["encoder"], "spcv2", get_protocol("fair"), figure)
+
+
+def test_a_row_of_another_version_of_the_protocol_is_not_judged(tmp_path):
+    """`--no-run` took the newest row by the protocol's name, whatever its version."""
+    record(tmp_path, 0, protocol_version=PAPER.version + 1)
+    figure, _ = choose(figures(), "byola-v2", "spcv2")
+    with pytest.raises(EvarError, match="do not count: version 2 of the protocol, this evar has 1 by protocol paper"):
+        stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)
+    mine = record(tmp_path, 1)
+    record(tmp_path, 2, protocol_version=PAPER.version + 1)
+    assert stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)["cell_id"] == mine
 
 
 def test_stored_rows_of_two_kinds_are_not_guessed_between(tmp_path):
     record(tmp_path, 0)
     record(tmp_path, 1, pooling="mean")
     figure, _ = choose(figures(), "byola-v2", "spcv2")
-    assert stored_row(Results(tmp_path), ROW["encoder"], "spcv2", "paper", figure)["pooling"] == "mean+max"
+    assert stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)["pooling"] == "mean+max"
     record(tmp_path, 2, weights_sha256="cd" * 32)
     with pytest.raises(EvarError, match="differ in weights_sha256"):
-        stored_row(Results(tmp_path), ROW["encoder"], "spcv2", "paper", figure)
+        stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)

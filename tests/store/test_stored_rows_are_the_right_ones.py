@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -142,7 +143,7 @@ def test_only_the_files_that_are_wanted_are_read(tmp_path, monkeypatch):
     """Once per store, and not at all right after they were written."""
     seen = []
     real = evar.store.sha256_file
-    monkeypatch.setattr(evar.store, "sha256_file", lambda path: (seen.append(path.name), real(path))[1])
+    monkeypatch.setattr(evar.store, "sha256_file", lambda path, *read: (seen.append(path.name), real(path, *read))[1])
     writer = Store(tmp_path)
     with writer.writer(d.SETTINGS, d.MATRICES, d.N_CLIPS, "x", "y") as writing:
         writing.write(np.arange(d.N_CLIPS), d.blocks(np.arange(d.N_CLIPS)))
@@ -166,6 +167,58 @@ def test_a_truncated_or_lost_file_is_never_served(tmp_path, harm):
         path.unlink()
     assert len(Store(tmp_path).verify()) == 1
     rebuilt(tmp_path)
+
+
+@pytest.mark.parametrize("there", ["a folder", "a folder that stays", "a file", "a link"])
+def test_what_stands_where_a_damaged_set_is_put_aside_is_no_hindrance(tmp_path, monkeypatch, there):
+    """Regression: a `.damaged` that cannot be removed (a file of it is open on NFS) or is no folder ended the run."""
+    d.fill(tmp_path / "store")
+    folder, outside = d.folder_of(tmp_path / "store"), tmp_path / "outside"
+    aside = folder.with_name(folder.name + ".damaged")
+    outside.mkdir()
+    (outside / "mine").write_text("of the user")
+    if there == "a file":
+        aside.write_text("x")
+    elif there == "a link":
+        aside.symlink_to(outside)
+    else:
+        aside.mkdir()
+        (aside / ".nfs0001").write_text("x")
+    (folder / "0.f32").unlink()
+    with monkeypatch.context() as patched:
+        if there == "a folder that stays":
+            patched.setattr("shutil.rmtree", lambda *args, **more: None)
+        with pytest.warns(UserWarning, match=f"put aside in {aside}"):
+            d.fill(tmp_path / "store")
+    store = Store(tmp_path / "store")
+    assert store.find(d.SETTINGS, EVERYTHING) is not None
+    assert sorted(one.name for one in aside.iterdir() if one.name != "meta.json") == ["1.f32"]
+    assert store.prune(incomplete=True) > 0
+    assert not list((tmp_path / "store").rglob(".nfs*"))
+    assert (outside / "mine").read_text() == "of the user"
+
+
+def test_checking_a_large_set_is_shown(tmp_path):
+    """Regression: 25 GB were read for 13 s without a word before a probe began."""
+    d.fill(tmp_path)
+    told = []
+
+    @contextlib.contextmanager
+    def bar(stage, what, unit):
+        told.append((stage, what, unit))
+        yield lambda done, total: told.append((done, total))
+
+    store = Store(tmp_path, bar)
+    assert store.find(d.SETTINGS, EVERYTHING) is not None
+    total = sum(d.N_CLIPS * dim * 4 for _, _, dim in d.MATRICES)
+    assert told[0] == ("check", "py:my.net:Net × esc50", "B")
+    assert told[-1] == (total, total)
+    told.clear()
+    assert store.find(d.SETTINGS, EVERYTHING) is not None
+    assert told == []
+    store.verify(lambda done, total: told.append((done, total)))
+    assert told
+    assert all(0 < done <= total for done, total in told)
 
 
 def test_a_kill_while_a_lost_file_is_made_anew_leaves_no_zeros(tmp_path):
@@ -257,7 +310,7 @@ def test_a_passing_trouble_of_the_disk_puts_no_good_set_aside(tmp_path, monkeypa
         writer.write(np.arange(2), {("out", "mean"): rows})
         writer.finish()
 
-    def trouble(path):
+    def trouble(path, *read):
         raise OSError(code, os.strerror(code), str(path))
 
     with monkeypatch.context() as patched:

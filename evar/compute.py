@@ -35,6 +35,10 @@ Computed = tuple["np.ndarray", "dict[Pair, np.ndarray]"]
 """Clip indices int64 [B], and float32 [B, D] for each (layer, pooling)."""
 
 
+MOST_CORES = 8
+"""Threads that share an encoder on a CPU: each needs memory for a batch."""
+
+
 @dataclass(frozen=True)
 class Computing:
     """How a run computes. devices: as `resolve_devices` gives them. precision, compiled: `evar.encoders.arithmetic`."""
@@ -67,8 +71,15 @@ class Computing:
         return in_arithmetic(encoder, self.precision, self.compiled)
 
     def replicas(self, encoder: Encoder) -> list[Encoder]:
-        """One encoder for each device; the first shares the weights of `encoder`, which is on that device."""
+        """One encoder for each device; the first shares the weights of `encoder`, which is on that device.
+
+        On a CPU the same one for each core, where it works by `batch_per_core`.
+        """
+        import torch
+
         self.check(encoder)
+        if self.devices == ("cpu",) and encoder.batch_per_core and not self.compiled:
+            return [self.ready(encoder)] * min(torch.get_num_threads(), MOST_CORES)
         made = [encoder]
         for device in self.devices[1:]:
             try:
@@ -132,7 +143,8 @@ def page_locked(batch: Batch) -> Batch:
 def computed(encoders: list[Encoder], batches: Iterator[Batch], work: Work) -> Iterator[Computed]:
     """`work(encoder, *batch)` of every batch, in memory: here on one encoder, in threads on several, as they come.
 
-    The first error of any thread is raised here, once; no thread is left when this ends, however it ends.
+    An encoder that is there several times is shared by as many threads, each on one core. The first error of any thread
+    is raised here, once; no thread is left when this ends, however it ends.
     """
     if len(encoders) == 1:
         return _stream(encoders[0], batches, work)
@@ -201,9 +213,10 @@ def _in_threads(encoders: list[Encoder], batches: Iterator[Batch], work: Work) -
     from evar.encoders.arithmetic import exact
 
     results: queue.Queue = queue.Queue(2 * len(encoders))
+    shares, n_threads = encoders[0] is encoders[-1], torch.get_num_threads()
     stop, turn = threading.Event(), threading.Lock()
 
-    def shared() -> Iterator[Batch]:
+    def next_ones() -> Iterator[Batch]:
         while not stop.is_set():
             with turn:
                 batch = next(batches, None)
@@ -218,9 +231,11 @@ def _in_threads(encoders: list[Encoder], batches: Iterator[Batch], work: Work) -
 
     def serve(encoder: Encoder) -> None:
         on_gpu = encoder.device.type == "cuda"
+        if shares:
+            torch.set_num_threads(1)  # of this thread, and of threads that begin from now on
         try:
             with torch.cuda.device(encoder.device) if on_gpu else contextlib.nullcontext():
-                for result in _stream(encoder, shared(), work):
+                for result in _stream(encoder, next_ones(), work):
                     put(result)
             put(None)
         except BaseException as error:
@@ -245,6 +260,7 @@ def _in_threads(encoders: list[Encoder], batches: Iterator[Batch], work: Work) -
             stop.set()
             for thread in threads:
                 thread.join()
+            torch.set_num_threads(n_threads)
 
 
 def _arrays(results: dict[Pair, torch.Tensor]) -> dict[Pair, np.ndarray]:

@@ -10,7 +10,7 @@ import torch
 
 import evar
 from evar.audio.cache import open_waveforms
-from evar.compute import Computing, Halving, resolve_devices
+from evar.compute import Computing, Halving, computed, resolve_devices
 from evar.embed import embed
 from evar.errors import EvarError
 from evar.store import Store
@@ -125,6 +125,49 @@ def test_encoders_of_one_rate_share_one_decode_and_rows_name_the_devices(tmp_pat
     found = evar.run("logmel,mfcc", task, probe="knn", device="cpu,cpu")
     assert len(decoded) == len(set(decoded)) == 60
     assert found["device"].str.startswith("2 x cpu (").all()
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["random:byola-v1-512", "random:byola-v2", "logmel", "mfcc", "random:cola"])
+def test_a_batch_per_core_gives_the_rows_of_all_cores_together(name, waves, tmp_path, three_threads):
+    encoder = evar.load_encoder(name)
+    if encoder.needs_normalization:
+        encoder = encoder.with_normalization({"mean": -7.0, "std": 4.0})
+    assert len(Computing().replicas(encoder)) == 3
+    apart = rows(encoder, waves, tmp_path / "apart", batch=1)
+    encoder.batch_per_core = False
+    assert len(Computing().replicas(encoder)) == 1
+    together = rows(encoder, waves, tmp_path / "together", batch=1)
+    np.testing.assert_allclose(apart, together, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_that_share_an_encoder_leave_the_number_of_threads_as_it_was(tmp_path):
+    before, seen = torch.get_num_threads(), []
+
+    def work(one, part, wav, lengths):
+        seen.append(torch.get_num_threads())
+        if len(seen) > 3:
+            raise ValueError("no")
+        return {("out", "mean"): torch.zeros(len(part), 1)}
+
+    encoder = evar.load_encoder("logmel")
+    batches = ((np.arange(2), np.zeros((2, 16000), np.float32), np.full(2, 16000)) for _ in range(50))
+    with pytest.raises(ValueError, match="no"):
+        list(computed([encoder, encoder], batches, work))
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+    threads = []
+    later = threading.Thread(target=lambda: threads.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert threads == [before]
 
 
 def test_names_of_devices():

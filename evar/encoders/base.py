@@ -69,6 +69,8 @@ class Encoder(nn.Module):
     precisions: tuple[str, ...] = ("fp32",)
     """Add "bf16" where the network may run under autocast: its front end must then keep float32, as `evar.audio`'s do."""
     compiled_parts: tuple[str, ...] = ()
+    batch_per_core: bool = False
+    """On a CPU each core takes batches of its own: faster for small networks, whose single steps are too short to share."""
     """Methods that `--compile` gives to torch.compile: tensors in, tensors out, no branch on a tensor's values."""
     _precision = "fp32"
     weights_kind: str = "none"

@@ -95,6 +95,7 @@ class Byola(Encoder):
     default_pooling = "mean+max"
     needs_normalization = True
     preferred_batch = MappingProxyType({"cpu": 32, "cuda": 256})
+    batch_per_core = True
     precisions = ("fp32", "bf16")
     compiled_parts = ("_tile", "_block", "_embed")
 

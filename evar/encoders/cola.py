@@ -97,6 +97,7 @@ class Cola(Encoder):
     default_layers = ("efficientnet",)
     default_pooling = "mean"
     preferred_batch = MappingProxyType({"cpu": 64, "cuda": 256})
+    batch_per_core = True
     precisions = ("fp32", "bf16")
     compiled_parts = ("network",)
 

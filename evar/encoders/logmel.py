@@ -46,6 +46,7 @@ class LogMelStatistics(Encoder):
     default_layers = ("logmel",)
     default_pooling = "mean_std"
     preferred_batch = MappingProxyType({"cpu": 16, "cuda": 256})
+    batch_per_core = True
 
     def __init__(self) -> None:
         super().__init__()

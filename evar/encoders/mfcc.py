@@ -37,6 +37,7 @@ class Mfcc(Encoder):
     default_layers = ("mfcc",)
     default_pooling = "mean_std"
     preferred_batch = MappingProxyType({"cpu": 16, "cuda": 256})
+    batch_per_core = True
 
     def __init__(self, coefficients: int = 20) -> None:
         super().__init__()

@@ -319,7 +319,7 @@ def _entry_point(name: str) -> type[Encoder]:
 
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in points:
-        raise unknown("encoder", name, [*_shipped()[0], *points], "see: evar encoders")
+        raise unknown("encoder", name, [*_shipped()[0], *points], "('evar encoders' lists them)")
     try:
         found = points[name].load()
     except Exception as error:

@@ -70,6 +70,9 @@ def plan_folds(
     warnings: list[str] = []
 
     def draw(indices: np.ndarray, number: int) -> np.ndarray:
+        few = f"some classes have fewer than {shots} training clips: all of theirs are taken"
+        if shots is not None and few not in warnings and min(map(len, _carriers(targets[indices]))) < shots:
+            warnings.append(few)
         return draw_training(indices, targets, seed, number, train_fraction, shots)
 
     def hold_out(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +178,8 @@ def draw_training(
 ) -> np.ndarray:
     """A seeded subset of the training clips: `shots` clips of each class, or a stratified `train_fraction` (at least one each).
 
-    Multi-label: the first clips of a seeded order that carry the class, joined over classes.
+    Multi-label: the first clips of a seeded order that carry the class, joined over classes. Raises EvarError where no
+    class has as many clips as `shots`.
     """
     if train_fraction is None and shots is None:
         return indices
@@ -187,6 +191,10 @@ def draw_training(
         raise EvarError(f"train_fraction: expected a number above 0 and at most 1, found {train_fraction}")
     order = np.random.default_rng([seed, fold]).permutation(indices)
     parts = [order[mine] for mine in _carriers(targets[order])]
+    if shots is not None and (most := max(map(len, parts))) < shots:
+        raise EvarError(
+            f"shots: no class has {shots} training clips (the most are {most}): give fewer, or leave it out"
+        )
     kept = [part[: shots if shots is not None else max(1, round(train_fraction * len(part)))] for part in parts]
     return np.unique(np.concatenate(kept))
 

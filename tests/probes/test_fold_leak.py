@@ -97,6 +97,17 @@ def test_folds_take_the_next_one_for_validation():
     assert [set(fold[plan.refit]) for plan in plans] == [{2, 3}, {1, 3}, {1, 2}]
 
 
+def test_a_class_that_has_fewer_clips_than_shots_is_told():
+    """Regression: a row said `shots` 20 where a class had 12."""
+    X, targets = embeddings(300, 16, 3)
+    split = parts(300)
+    rare = np.flatnonzero((targets == 2) & (split == "train"))
+    split[rare[12:]] = "test"
+    found = evaluate("knn", X, targets, range(3), split=split, clip_ids=ids(300), shots=20)
+    assert found.runs[0].n_train == 52
+    assert "some classes have fewer than 20 training clips: all of theirs are taken" in found.warnings
+
+
 def test_shots_and_fractions_are_drawn_by_class_and_seed():
     X, targets = embeddings(300, 16, 3)
     split = parts(300)
@@ -104,5 +115,6 @@ def test_shots_and_fractions_are_drawn_by_class_and_seed():
     assert [run.n_train for run in few.runs] == [15, 15]
     assert few.runs[0].n_valid == (split == "valid").sum()
     assert not np.array_equal(few.runs[0].scores, few.runs[1].scores)
+    assert not any("fewer than" in warning for warning in few.warnings)
     half = evaluate("knn", X, targets, range(3), split=split, clip_ids=ids(300), train_fraction=0.5)
     assert abs(half.runs[0].n_train - (split == "train").sum() / 2) <= 2

@@ -78,7 +78,9 @@ class Computing:
         import torch
 
         self.check(encoder)
-        if self.devices == ("cpu",) and encoder.batch_per_core and not self.compiled:
+        # A subclass of an author may keep state between its methods, so it has to say so itself.
+        own = vars(type(encoder)).get("batch_per_core") or type(encoder).__module__.startswith("evar.")
+        if self.devices == ("cpu",) and encoder.batch_per_core and own and not self.compiled:
             return [self.ready(encoder)] * min(torch.get_num_threads(), MOST_CORES)
         made = [encoder]
         for device in self.devices[1:]:
@@ -143,7 +145,7 @@ def page_locked(batch: Batch) -> Batch:
 def computed(encoders: list[Encoder], batches: Iterator[Batch], work: Work) -> Iterator[Computed]:
     """`work(encoder, *batch)` of every batch, in memory: here on one encoder, in threads on several, as they come.
 
-    An encoder that is there several times is shared by as many threads, each on one core. The first error of any thread
+    An encoder that is there several times is shared by as many threads, which share the cores. The first error of any thread
     is raised here, once; no thread is left when this ends, however it ends.
     """
     if len(encoders) == 1:
@@ -232,7 +234,7 @@ def _in_threads(encoders: list[Encoder], batches: Iterator[Batch], work: Work) -
     def serve(encoder: Encoder) -> None:
         on_gpu = encoder.device.type == "cuda"
         if shares:
-            torch.set_num_threads(1)  # of this thread, and of threads that begin from now on
+            torch.set_num_threads(max(1, n_threads // len(encoders)))  # here, and in threads that begin from now on
         try:
             with torch.cuda.device(encoder.device) if on_gpu else contextlib.nullcontext():
                 for result in _stream(encoder, next_ones(), work):

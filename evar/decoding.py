@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from evar.runner import Reporter
 
 
+STOP_SECONDS = 2.0
+
+
 class Decoding:
     """The waveforms of one run: those of one task at one rate are open, those that come next may be under way."""
 
@@ -41,17 +44,21 @@ class Decoding:
             self._ahead = _key(task, sample_rate), _Ahead(self, task, sample_rate)
 
     def close(self) -> None:
-        """Stop what is under way, and wait until it has stopped; what was decoded stays decoded."""
+        """Stop what is under way; what was decoded stays decoded.
+
+        A thread that waits for another process's lock hears of it late: it is left behind then, and ends with this one.
+        """
         if self._ahead is not None:
             self._ahead[1].stop.set()
-            self._ahead[1].join()
+            self._ahead[1].join(STOP_SECONDS)
 
     def _taken(self, key: tuple, progress: Progress | None) -> Waveforms | None:
         if self._ahead is None or self._ahead[0] != key:
             return None
-        (_, ahead), self._ahead = self._ahead, None
+        ahead = self._ahead[1]
         ahead.shown = progress
         ahead.join()
+        self._ahead = None  # not before: an interrupt of the waiting has to find it
         if ahead.error is not None:
             raise ahead.error
         return ahead.waves

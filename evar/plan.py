@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def estimate(encoders: Any, tasks: Any, *, reporter: Reporter | None = None, **options: Any) -> list[dict]:
     """What `run` would do, without doing it: one dict per cell (clips, hours, bytes, seconds, finished embeddings unknown).
 
-    Seconds of encoding are estimated from one timed batch of noise per encoder and task length, on this machine; those of
+    Seconds of encoding are estimated from one timed batch of noise per encoder and task length, on this machine (small encoders,
+    which take a batch per core in a run, are faster there); those of
     the probe from sizes and the machine's rates, for logistic regression on a CPU (None elsewhere): good to a factor of three.
     """
     import torch

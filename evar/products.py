@@ -32,11 +32,13 @@ def product(A: Tensor, B: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., k] @ weight.T [k, n] + bias: torch.nn.functional.linear, by the faster library; differentiable once.
 
-    oneDNN takes float32 on a CPU, outside autocast and torch.compile, from FEWEST_ROWS rows on.
+    oneDNN takes float32 on a CPU, outside autocast, torch.compile and torch.jit, from FEWEST_ROWS rows on.
     """
     if (
         _linear is None
         or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or not weight.numel()
         or not x.device.type == weight.device.type == "cpu"
         or not x.dtype == weight.dtype == torch.float32
         or torch.is_autocast_enabled("cpu")

@@ -261,3 +261,17 @@ def test_a_gpu_named_twice_gives_the_rows_of_one(waves, tmp_path):
     encoder = evar.load_encoder("random:byola-v2", device="cuda:0").with_normalization({"mean": -7.0, "std": 4.0})
     one, two = (rows(encoder, waves, tmp_path / str(len(d)), d) for d in (("cuda:0",), ("cuda:0", "cuda:0")))
     assert np.array_equal(one, two)
+
+
+def test_a_subclass_shares_nothing_between_threads_unless_it_says_so(three_threads):
+    """Regression: an author's subclass that keeps state between its methods would have met another batch's."""
+    from evar.encoders.logmel import LogMelStatistics
+
+    class Remembers(LogMelStatistics):
+        pass
+
+    class Shares(LogMelStatistics):
+        batch_per_core = True
+
+    lengths = [len(Computing().replicas(evar.load_encoder(one))) for one in (LogMelStatistics, Remembers, Shares)]
+    assert lengths == [3, 1, 3]

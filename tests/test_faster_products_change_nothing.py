@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from evar import products
+from evar.encoders.fingerprint import plain_attributes
 from evar.encoders.registry import load_encoder
 from evar.products import FEWEST_ROWS, Linear, linear, product, with_fast_linears
 
@@ -108,3 +109,18 @@ def test_a_subclass_of_linear_keeps_its_own_forward() -> None:
             return 2 * super().forward(x)
 
     assert type(with_fast_linears(nn.Sequential(Doubled(4, 4)))[0]) is Doubled
+
+
+def test_a_fingerprint_does_not_depend_on_the_processor() -> None:
+    """Regression: a layer that an encoder also keeps in a list was digested by its class, which oneDNN changes."""
+    held = nn.Module()
+    held.fc = nn.Linear(4, 4)
+    held.heads = [held.fc]
+    before = plain_attributes(held)
+    assert plain_attributes(with_fast_linears(held)) == before
+
+
+def test_what_torch_traces_keeps_its_own_product() -> None:
+    fast = with_fast_linears(nn.Linear(8, 8).requires_grad_(False))
+    x = numbers(FEWEST_ROWS, 8)
+    assert torch.allclose(torch.jit.trace(fast, x)(x), fast(x), atol=1e-6)

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 import evar
+from evar.cells import Settings
 from evar.datasets import find_card, load_task
 from evar.datasets.mini import make
+from evar.decoding import Decoding
 from evar.encoders.base import Encoder
 from evar.errors import EvarError
 from evar.results import Results
+from evar.runner import Reporter
 
 SETTINGS = {"mini": True, "results": "results", "embeddings": "embeddings"}
 
@@ -92,3 +95,52 @@ def test_rows_are_those_of_runs_of_one_task_each() -> None:
     ]
     scores = [score for rows in apart for score in rows["mean"]]
     assert list(together["mean"]) == scores
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch):
+    """A `Decoding` whose decoding of any task waits until it is let go; the event that lets it go."""
+    go = threading.Event()
+
+    def decoded(self, task, sample_rate, progress):
+        while not go.wait(0.01):
+            progress(0, 1)
+
+    monkeypatch.setattr(Decoding, "_decoded", decoded)
+    task = load_task("fsdd", root=make(find_card("fsdd"), Path("fsdd")))
+    decoding = Decoding(Settings(), Reporter())
+    decoding.begin(task, 16000)
+    yield decoding, task, go
+    go.set()
+
+
+def alive() -> bool:
+    return "decode ahead" in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_interrupt_while_the_next_task_is_waited_for_stops_its_thread(waiting, monkeypatch) -> None:
+    """Regression: the thread went on, and held the cache's lock."""
+    decoding, task, _ = waiting
+
+    def interrupted(self, timeout=None):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evar.decoding._Ahead.join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoding.waveforms(task, 16000)
+    assert alive()
+    decoding.close()
+    assert not alive()
+
+
+def test_closing_does_not_wait_for_the_lock_of_another_process(monkeypatch) -> None:
+    """Regression: an error of this task was told when another evar was through with the next one."""
+    go = threading.Event()
+    monkeypatch.setattr("evar.decoding.STOP_SECONDS", 0.05)
+    monkeypatch.setattr(Decoding, "_decoded", lambda self, task, rate, progress: go.wait(60))
+    decoding = Decoding(Settings(), Reporter())
+    decoding.begin(load_task("fsdd", root=make(find_card("fsdd"), Path("fsdd"))), 16000)
+    decoding.close()
+    assert alive()
+    go.set()

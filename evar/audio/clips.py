@@ -53,7 +53,7 @@ class Clips:
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
                 while True:
-                    while n_clips <= 4 * workers or n_bytes <= _AHEAD:
+                    while n_clips <= 4 * workers or len(ahead) <= 2 * workers or n_bytes <= _AHEAD:
                         handful, size = next(handfuls, ([], 0))
                         if not handful:
                             break

@@ -210,7 +210,7 @@ class _PlainWav:
     def of(cls, stream: BinaryIO, size: int) -> _PlainWav | None:
         """The sound of an unbuffered stream of `size` bytes; None, the stream at its start, where it is another kind."""
         header, n_bytes = stream.read(cls._HEADER.size), size - cls._HEADER.size
-        if n_bytes > 0 and len(header) == cls._HEADER.size:
+        if 0 < n_bytes < 1 << 32 and len(header) == cls._HEADER.size:
             told, channels, rate = struct.unpack("<4xI14xHI16x", header)
             if RATES[0] <= rate <= RATES[1] and 1 <= channels <= MAX_CHANNELS and n_bytes % (2 * channels) == 0:
                 fmt = b"fmt ", 16, 1, channels, rate, 2 * channels * rate, 2 * channels, 16

@@ -68,9 +68,10 @@ class Encoder(nn.Module):
     preferred_batch: Mapping[str, int] = MappingProxyType({"cpu": 8, "cuda": 256})
     precisions: tuple[str, ...] = ("fp32",)
     """Add "bf16" where the network may run under autocast: its front end must then keep float32, as `evar.audio`'s do."""
-    compiled_parts: tuple[str, ...] = ()
     batch_per_core: bool = False
-    """On a CPU each core takes batches of its own: faster for small networks, whose single steps are too short to share."""
+    """On a CPU each core takes batches of its own, so the methods below are called by several threads at a time: faster for
+    small networks, whose single steps are too short to share. A subclass says so for itself."""
+    compiled_parts: tuple[str, ...] = ()
     """Methods that `--compile` gives to torch.compile: tensors in, tensors out, no branch on a tensor's values."""
     _precision = "fp32"
     weights_kind: str = "none"

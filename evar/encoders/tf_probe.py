@@ -107,11 +107,11 @@ def remembered(model: SavedModel, kind: str, find: Callable[[], Measured]) -> Me
 
 
 def _tensorflow() -> str:
-    """The version of TensorFlow, which is not imported; empty where it is installed under another name."""
-    try:
-        return importlib.metadata.version("tensorflow")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    """The version of TensorFlow, which is not imported, under the names that it is installed by."""
+    for name in ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tf-nightly"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return ""
 
 
 class _Probe:

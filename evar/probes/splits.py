@@ -68,10 +68,13 @@ def plan_folds(
     if (split is None) == (fold is None):
         raise EvarError("a probe needs either a split (train/valid/test) or folds, not both and not neither")
     warnings: list[str] = []
+    most = max(map(len, _carriers(targets)), default=0)
+    if shots is not None and shots > most:
+        raise EvarError(f"shots: no class has {shots} clips (the most are {most}): give fewer, or leave it out")
 
     def draw(indices: np.ndarray, number: int) -> np.ndarray:
         few = f"some classes have fewer than {shots} training clips: all of theirs are taken"
-        if shots is not None and few not in warnings and min(map(len, _carriers(targets[indices]))) < shots:
+        if shots is not None and few not in warnings and min(map(len, _carriers(targets[indices])), default=0) < shots:
             warnings.append(few)
         return draw_training(indices, targets, seed, number, train_fraction, shots)
 
@@ -178,8 +181,7 @@ def draw_training(
 ) -> np.ndarray:
     """A seeded subset of the training clips: `shots` clips of each class, or a stratified `train_fraction` (at least one each).
 
-    Multi-label: the first clips of a seeded order that carry the class, joined over classes. Raises EvarError where no
-    class has as many clips as `shots`.
+    Multi-label: the first clips of a seeded order that carry the class, joined over classes.
     """
     if train_fraction is None and shots is None:
         return indices
@@ -191,10 +193,6 @@ def draw_training(
         raise EvarError(f"train_fraction: expected a number above 0 and at most 1, found {train_fraction}")
     order = np.random.default_rng([seed, fold]).permutation(indices)
     parts = [order[mine] for mine in _carriers(targets[order])]
-    if shots is not None and (most := max(map(len, parts))) < shots:
-        raise EvarError(
-            f"shots: no class has {shots} training clips (the most are {most}): give fewer, or leave it out"
-        )
     kept = [part[: shots if shots is not None else max(1, round(train_fraction * len(part)))] for part in parts]
     return np.unique(np.concatenate(kept))
 

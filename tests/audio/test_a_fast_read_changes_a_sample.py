@@ -1,6 +1,7 @@
 """Decoding was made faster; the numbers that stored embeddings are keyed by are those of the plain formula, bit for bit."""
 
 import hashlib
+import io
 import json
 import random
 import struct
@@ -177,3 +178,12 @@ def test_handfuls_keep_the_order_and_a_bound(tmp_path, monkeypatch):
         assert list(waves.bad) == [7]
         assert next(cache.glob("*/clips.i16")).read_bytes() == b"".join(samples.tobytes() for samples in stored)
     assert max(most) < 30, "14 clips of one thread's handful of 40, while the 14 before them are written"
+
+
+def test_a_wav_of_more_than_four_gigabytes_is_left_to_libsndfile():
+    """Regression: its size did not fit the header's 32 bits, and the run ended as a bug."""
+    fmt, most = (b"fmt ", 16, 1, 1, 16000, 32000, 2, 16), 2**32 - 1
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", most, b"WAVE", *fmt, b"data", most)
+    stream = io.BytesIO(header)
+    assert decode._PlainWav.of(stream, 5 << 30) is None
+    assert stream.tell() == 0

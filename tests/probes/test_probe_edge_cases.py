@@ -83,7 +83,7 @@ def test_separable_classes_under_a_weak_penalty_saturate_nothing(n_classes):
         ({"split": None}, "either a split"),
         ({"X": np.full((30, 4), np.nan, np.float32)}, "NaN"),
         ({"shots": 0}, "shots"),
-        ({"shots": 1_000_000}, "no class has 1000000 training clips"),
+        ({"shots": 1_000_000}, "no class has 1000000 clips"),
         ({"train_fraction": 1.5}, "train_fraction"),
         ({"seeds": []}, "seeds"),
         ({"protocol": "fare"}, "did you mean 'fair'"),

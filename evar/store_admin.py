@@ -106,7 +106,8 @@ def prune(
         raise EvarError(f"no set with key {key!r} in {root}: 'evar store list' shows the keys")
     if trash.is_dir() and not dry_run:
         shutil.rmtree(trash, ignore_errors=True)
-        freed = max(0, freed - (_bytes(trash) if trash.is_dir() else 0))  # what is still open stays for another time
+        left = [path for path in trash.glob("*") if path.is_dir()]  # what is still open stays for another time
+        freed = max(0, freed - sum(map(_bytes, left)))
     return freed
 
 

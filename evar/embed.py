@@ -170,7 +170,6 @@ def normalized(
     except (OSError, ValueError, KeyError, TypeError):
         pass
     check_writable(kept.parent)
-    keep_freed_memory()
     pairs = ((wav, lengths) for _, wav, lengths in batches(waves, indices, encoder, duration, None))
     statistics = encoder.measure_normalization(pairs)
     text = {"statistics": statistics, "encoder": encoder.label, "task": task.name, "norm": norm, "clips": len(indices)}

@@ -47,9 +47,8 @@ def make(card: Card, root: Path | str) -> Path:
         "seed": SEED,
         "evar_version": evar.__version__,
     }
-    with contextlib.suppress(
-        FileNotFoundError, EvarError
-    ):  # another process may be putting it there; asked again below
+    # Another process may be putting it there: asked again below.
+    with contextlib.suppress(FileNotFoundError, EvarError):
         _refuse_other(root, card)
         if _is_intact(root, about):  # its folder may be one that can only be read
             return root

@@ -114,7 +114,10 @@ def estimate(
     retries: int = RETRIES,
     **options: Any,
 ) -> list[dict]:
-    """What `run` would do with these words, as `evar.plan.estimate` says it; an engine that would refuse them does so."""
+    """What `run` would do with these words: one dict per cell, as `evar.plan.estimate` gives it. Nothing is left on the disk.
+
+    Raises EvarError for whatever `run` would refuse before work starts, the engine's own options included.
+    """
     from evar import plan
     from evar.cells import Settings
 

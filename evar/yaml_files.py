@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from evar.errors import EvarError
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 20  # levels; the loader recurses in C, and some thousand levels end the process
+LOOKED_AT = 10_000  # characters that Python's slow parser looks at where the C parser has refused
 MAX_WHOLE = 2**63
 MAX_DIGITS = 400  # `1:1:1:...` is a number to base 60, and slow to work out
 _LOADER: type | None = None
@@ -29,7 +31,7 @@ def read_yaml(path: Path) -> Any:
         if len(text) > MAX_BYTES:
             raise EvarError(f"{path} is larger than {MAX_BYTES:,} bytes: this is no file that a person wrote")
         loader = _loader()
-        _refuse_tricks(yaml.parse(text.decode("utf-8-sig"), Loader=loader))
+        _refuse_tricks(text.decode("utf-8-sig"), loader)
         document = yaml.load(text.decode("utf-8-sig"), Loader=loader)
     except (OSError, UnicodeDecodeError) as error:
         raise EvarError(f"cannot read {path}: {error}") from None
@@ -38,7 +40,20 @@ def read_yaml(path: Path) -> Any:
     return document
 
 
-def _refuse_tricks(events: Any) -> None:
+def _refuse_tricks(text: str, loader: type) -> None:
+    """Raise ValueError, in our words, for what is not read here; yaml.YAMLError for what is no YAML."""
+    import yaml
+
+    try:
+        _look_through(yaml.parse(text, Loader=loader))
+    except yaml.YAMLError:
+        # The C parser reads ahead, and from PyYAML 6.0.4 on stops at a depth of its own before ours is seen.
+        with contextlib.suppress(yaml.YAMLError):
+            _look_through(yaml.parse(text[:LOOKED_AT], Loader=yaml.SafeLoader))
+        raise
+
+
+def _look_through(events: Any) -> None:
     import yaml
 
     depth = 0

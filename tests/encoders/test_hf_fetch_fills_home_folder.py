@@ -152,7 +152,7 @@ def test_a_name_that_is_no_audio_model_or_is_not_there(endpoint, tmp_path):
     endpoint.files = {"README.md": b"x", "tf_model.h5": b"x"}
     with pytest.raises(EvarError, match="holds no transformers model"):
         hub.fetch_model(NAME, tmp_path / "model")
-    with pytest.raises(EvarError, match="cannot fetch hf:owner/absent: RepositoryNotFoundError") as caught:
+    with pytest.raises(EvarError, match="cannot fetch hf:owner/absent: ") as caught:
         hub.fetch_model("owner/absent", tmp_path / "model")
     assert "\n" not in str(caught.value)
     with pytest.raises(EvarError, match="no name of a model"):

@@ -353,7 +353,7 @@ def test_a_handle_is_fetched_into_evar_s_cache_and_nowhere_else(models, tmp_path
             tfhub.fetch_model(f"{host}/a/b/1")
         assert not asked
         monkeypatch.delenv("EVAR_OFFLINE")
-        with pytest.raises(EvarError, match=r"cannot fetch .*/a/b/2: HTTPError: HTTP Error 404"):
+        with pytest.raises(EvarError, match=r"cannot fetch .*/a/b/2: .*404"):
             tfhub.fetch_model(f"{host}/a/b/2")
         folder = fetch(f"tfhub:{host}/a/b/1")
         assert asked[-1] == "/a/b/1?tf-hub-format=compressed"

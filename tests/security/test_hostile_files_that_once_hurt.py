@@ -28,8 +28,9 @@ def read_card(folder: Path, text: str) -> object:
 # --- YAML ------------------------------------------------------------------------------------------------------------
 
 
-def test_deep_yaml_ended_the_process(tmp_path):
-    (tmp_path / "mine.yaml").write_text(f"a: {DEEP}")
+@pytest.mark.parametrize("deep", [DEEP, "[" * 2_000, "{a: " * 100_000, "\n  " + "- " * 100_000, DEEP + "]" * len(DEEP)])
+def test_deep_yaml_ended_the_process(deep, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"a: {deep}")
     code = "import sys; from evar.datasets.card import find_card; find_card('mine', sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 1

@@ -28,7 +28,7 @@ def drill(options: Options) -> list[Count]:
     counts = []
     for engine in list_engines():
         if NEEDS.get(engine) and extras.missing(NEEDS[engine]):
-            print(f"engine {engine}: skipped, evar[{NEEDS[engine]}] is not installed")
+            print(f"engine {engine}: skipped, the extra {NEEDS[engine]} is not installed")
             continue
         count = Count(f"engine {engine}, 2 workers, 12 jobs")
         for kills in (0, 1) if options.quick else (0, 1, 3):

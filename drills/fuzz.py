@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 
 def drill(options: Options) -> list[Count]:
     if importlib.util.find_spec("atheris") is None:
-        print("fuzz: skipped: atheris is not installed (pip install 'evar[fuzz]', Linux x86_64, Python < 3.14)")
+        print("fuzz: skipped: atheris is not installed (pip install atheris, Linux x86_64, Python < 3.14)")
         return []
     seconds = int(os.environ.get("EVAR_FUZZ_SECONDS", 5 if options.quick else 60))
     chosen = os.environ.get("EVAR_FUZZ_TARGETS")

@@ -27,7 +27,7 @@ LOADS = {
     "audio": "src",
 }
 
-pytestmark = pytest.mark.skipif(bool(missing("docs")), reason="the docs extra is absent: pip install 'evar[docs]'")
+pytestmark = pytest.mark.skipif(bool(missing("docs")), reason="the docs extra is absent")
 
 
 class Page(HTMLParser):

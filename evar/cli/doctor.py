@@ -52,7 +52,7 @@ def doctor_command(ctx: click.Context, data: tuple[str, ...], output: str) -> No
 def examine(data: tuple[str, ...] = ()) -> tuple[dict[str, str], list[str]]:
     """(facts by name, what to mend): versions, device, threads, disk, audio formats, extras, datasets found."""
     import evar
-    from evar.extras import EXTRAS, missing
+    from evar.extras import EXTRAS, how_to_install, missing
 
     facts: dict[str, str] = {"evar": f"{evar.__version__} in {Path(evar.__file__).parent}"}
     problems: list[str] = []
@@ -62,7 +62,7 @@ def examine(data: tuple[str, ...] = ()) -> tuple[dict[str, str], list[str]]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{package} is not installed: pip install evar")
+            problems.append(f"{package} is not installed: {how_to_install(only=package)}")
     facts["packages"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     try:
         import torch
@@ -71,7 +71,10 @@ def examine(data: tuple[str, ...] = ()) -> tuple[dict[str, str], list[str]]:
         cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
         facts["device"] = f"{cuda}; {torch.get_num_threads()} CPU threads of {os.cpu_count()} cores"
     except (ImportError, OSError) as error:
-        problems.append(f"torch and torchaudio do not load together: {' '.join(str(error).split())[:160]}")
+        pair = f"{versions.get('torch')} and {versions.get('torchaudio')}"
+        reason = " ".join(str(error).split())[:160]
+        mend = how_to_install(only="torchaudio")
+        problems.append(f"torch and torchaudio ({pair}) do not load together ({reason}): {mend}, docs/versions.md")
     try:
         import soundfile
 

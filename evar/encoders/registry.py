@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, unknown
+from evar.extras import naming
 
 if TYPE_CHECKING:
     import torch
@@ -214,7 +213,7 @@ def _build(parsed: EncoderName, options: dict[str, Any]) -> Encoder:
 def _referred(parsed: EncoderName, options: dict[str, Any], random: bool = False) -> Encoder:
     """The encoder of `SCHEME:REF`; its class knows what REF is."""
     scheme = _shipped()[1][parsed.scheme]
-    with _extra(scheme.name + ":", scheme.extra):
+    with naming(scheme.extra, scheme.name + ":"):
         cls = getattr(importlib.import_module(scheme.module), scheme.class_name)
         try:
             encoder = cls.from_reference(parsed.name, parsed.weights, random=random, **options)
@@ -262,7 +261,7 @@ def _find(parsed: EncoderName) -> tuple[Entry | None, type[Encoder]]:
     entry = _shipped()[0].get(parsed.name)
     if entry is None:
         return None, _entry_point(parsed.name)
-    with _extra(entry.name, entry.extra):
+    with naming(entry.extra, entry.name):
         return entry, getattr(importlib.import_module(entry.module), entry.class_name)
 
 
@@ -273,7 +272,7 @@ def _instance(
         for option in options:
             if option not in entry.options:
                 raise unknown(f"option of {name}", option, entry.options, "" if entry.options else "(it takes none)")
-        with _extra(entry.name, entry.extra):
+        with naming(entry.extra, entry.name):
             return cls.from_weights(weights, **{**entry.options, **options})
     from evar.encoders.base import Encoder
 
@@ -387,14 +386,3 @@ def _checked_device(device: str | torch.device) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise EvarError(f"cannot use the device {str(device)!r}: {reason}; give cpu, cuda or cuda:0") from None
     return target
-
-
-@contextlib.contextmanager
-def _extra(name: str, extra: str | None) -> Iterator[None]:
-    """Turn a missing package of an optional extra into the one line that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if extra is None:
-            raise
-        raise EvarError(f"{name} needs {error.name}, which is not installed: pip install 'evar[{extra}]'") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +26,8 @@ PREDICTION_COLUMNS = [
     *KEYS, "clip_id", "group", "fold", "seed", "target", "predicted", "score_true", "targets", "scores",
 ]  # fmt: skip
 _CHUNK = 50_000  # rows of CSV text at a time
-# where -> (module to import, what to install, what follows the colon)
-SINKS = {
-    "tensorboard": ("tensorboard", "pip install 'evar[train]'", "DIR"),
-    "mlflow": ("mlflow", "pip install 'evar[mlflow]'", "URI"),
-    "wandb": ("wandb", "pip install 'evar[wandb]'", "PROJECT"),
-}
+# where -> (the extra that it needs, what follows the colon)
+SINKS = {"tensorboard": ("train", "DIR"), "mlflow": ("mlflow", "URI"), "wandb": ("wandb", "PROJECT")}
 
 
 def table(results: Results, kind: str, warn: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
@@ -112,15 +107,12 @@ def send(cells: pd.DataFrame, to: str) -> str:
     kind, _, where = to.partition(":")
     if kind not in SINKS:
         raise unknown(
-            "place to log to", kind, SINKS, f"(expected {', '.join(f'{k}:{v[2]}' for k, v in SINKS.items())})"
+            "place to log to", kind, SINKS, f"(expected {', '.join(f'{k}:{v[1]}' for k, v in SINKS.items())})"
         )
-    module, install, wanted = SINKS[kind]
+    extra, wanted = SINKS[kind]
     if not where:
         raise EvarError(f"--to {to}: expected {kind}:{wanted}")
-    if kind == "tensorboard":
-        require("train", f"--to {kind}")
-    elif importlib.util.find_spec(module) is None:
-        raise EvarError(f"--to {kind} needs {module}, which is not installed: {install}")
+    require(extra, f"--to {kind}")
     {"tensorboard": _to_tensorboard, "mlflow": _to_mlflow, "wandb": _to_wandb}[kind](cells, where)
     return f"{len(cells)} cells logged to {kind} ({where})"
 

@@ -100,7 +100,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(words, expected, evar, tmp_
 
 
 def test_a_dry_run_of_an_engine_leaves_nothing_in_results(evar, measured, tmp_path):
-    pytest.importorskip("submitit", reason="needs evar[cluster]")
+    pytest.importorskip("submitit", reason="needs the extra cluster")
     words = ("run", "logmel", "fsdd", "--mini", "--dry-run", "--engine", "submitit")
     words += ("--embeddings", measured / "embeddings")
     assert "no_such" in evar(*words, "-E", "no_such=1").one_line_error()

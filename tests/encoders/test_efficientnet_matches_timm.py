@@ -10,7 +10,7 @@ from torch.nn import functional
 from evar.encoders import load_encoder
 from evar.encoders.cola import efficientnet_b0, unit_norm
 
-timm = pytest.importorskip("timm", reason="timm is not installed: pip install timm, or evar[test]")
+timm = pytest.importorskip("timm", reason="timm is not installed: pip install timm")
 
 FLOAT64, FLOAT32 = 1e-10, 1e-4  # measured: 0 on equal memory layouts, 2e-5 where COLA has its channels last
 

@@ -151,7 +151,7 @@ def test_an_undeclared_class_is_one_line():
 
 
 def test_a_missing_extra_names_its_install_line():
-    from evar.encoders.registry import _extra
+    from evar.extras import naming
 
-    with pytest.raises(EvarError, match=r"pip install 'evar\[tfhub\]'"), _extra("trill", "tfhub"):
+    with pytest.raises(EvarError, match=r"pip install 'tensorflow-hub>=.*' 'tensorflow>="), naming("tfhub", "trill"):
         import tensorflow_hub_that_is_not_there  # noqa: F401

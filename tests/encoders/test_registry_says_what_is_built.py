@@ -15,7 +15,7 @@ BUILDABLE = [name for name, entry in list_encoders().items() if entry.weights !=
 def build(name, **options):
     entry = list_encoders()[name]
     if entry.extra:
-        pytest.importorskip("tensorflow_hub", reason=f"needs evar[{entry.extra}]")
+        pytest.importorskip("tensorflow_hub", reason=f"needs the extra {entry.extra}")
     return load_encoder(name if entry.weights == "none" else f"random:{name}", **options)
 
 

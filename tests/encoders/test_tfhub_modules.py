@@ -23,7 +23,7 @@ from evar.encoders.catalog import fetch, hub_folder
 from evar.encoders.check import check_encoder
 from evar.errors import EvarError
 
-needs_tensorflow = pytest.mark.skipif(bool(extras.missing("tfhub")), reason="needs evar[tfhub]")
+needs_tensorflow = pytest.mark.skipif(bool(extras.missing("tfhub")), reason="needs the extra tfhub")
 
 BUILD = '''
 import sys
@@ -293,7 +293,7 @@ def test_wrong_places_are_one_line_and_start_nothing(tmp_path, spec, message, mo
 def test_without_tensorflow_the_extra_is_named(tmp_path, spec, monkeypatch):
     if not extras.missing("tfhub"):
         monkeypatch.setitem(extras.EXTRAS, "tfhub", ("no_such_module_of_evar",))
-    with pytest.raises(EvarError, match=r"needs .* not installed: pip install 'evar\[tfhub\]'"):
+    with pytest.raises(EvarError, match=r"needs .* not installed: pip install 'tensorflow-hub>="):
         load_encoder(spec.format(tmp_path))
 
 

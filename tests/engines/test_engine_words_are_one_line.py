@@ -8,7 +8,7 @@ import evar
 from evar import extras
 from evar.errors import EvarError
 
-needs_cluster = pytest.mark.skipif(bool(extras.missing("cluster")), reason="needs evar[cluster]")
+needs_cluster = pytest.mark.skipif(bool(extras.missing("cluster")), reason="needs the extra cluster")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_wrong_options(engine, options, message, tmp_path):
 @pytest.mark.parametrize("engine", ["ray", "submitit"])
 def test_a_missing_library_names_its_extra(engine, tmp_path, monkeypatch):
     monkeypatch.setitem(extras.EXTRAS, "cluster", ("no_such_module_of_evar",))
-    with pytest.raises(EvarError, match=rf"--engine {engine} needs .*pip install 'evar\[cluster\]'"):
+    with pytest.raises(EvarError, match=rf"--engine {engine} needs .*pip install 'submitit>=.* 'ray>="):
         evar.run("logmel", "fsdd", mini=True, results=tmp_path / "r", embeddings=tmp_path / "e", engine=engine)
 
 

@@ -67,7 +67,7 @@ def test_engines_are_found_by_their_files():
 @pytest.mark.parametrize("engine", list_engines())
 def test_rows_are_those_of_a_plain_run_with_one_worker_killed(engine, shared, tmp_path):
     if needs.get(engine) and extras.missing(needs[engine]):
-        pytest.skip(f"needs evar[{needs[engine]}]")
+        pytest.skip(f"needs the extra {needs[engine]}")
     _, options, expected = shared
     options = options | {"embeddings": tmp_path / "embeddings", "results": tmp_path / "results"}
     options["embeddings"].mkdir()
@@ -102,7 +102,7 @@ def test_a_worker_that_dies_every_time_is_given_up_and_the_others_go_on(shared, 
     assert Results(tmp_path / "results").leaderboard()["encoder"].tolist() == ENCODERS[1:]
 
 
-@pytest.mark.skipif(bool(extras.missing("cluster")), reason="needs evar[cluster]")
+@pytest.mark.skipif(bool(extras.missing("cluster")), reason="needs the extra cluster")
 def test_a_job_that_slurm_sends_away_is_queued_again_and_continues(shared, tmp_path):
     """Regression: the exit by which submitit leaves a node was taken for an error of the encoder at work."""
     psutil = pytest.importorskip("psutil")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _ONEDNN else None
+
+
+def _by_onednn() -> Callable[..., Tensor] | None:
+    """oneDNN's product, an operation of torch that is not promised: None where it is gone or means something else."""
+    found = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _ONEDNN else None
+    if found is None:
+        return None
+    x, weight, bias = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([5.0])
+    try:
+        return found if float(found(x, weight, bias, "none", [], "")) == 16 else None
+    except (RuntimeError, TypeError, ValueError):
+        return None
+
+
+_linear = _by_onednn()
 FEWEST_ROWS = 64
 """Linear layers of fewer rows stay with MKL, which is up to three times faster for some of them (two threads)."""
 

@@ -77,6 +77,18 @@ def test_autocast_double_precision_and_compiled_code_are_left_alone(monkeypatch:
     fast(x)
 
 
+@pytest.mark.parametrize("gives", [None, lambda x, weight, bias: x, lambda *_: torch.tensor([[11.0]])])
+def test_an_operation_of_torch_that_is_gone_or_has_changed_is_not_used(gives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_ONEDNN", True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", gives, raising=False)
+    assert products._by_onednn() is None
+    monkeypatch.setattr(products, "_linear", products._by_onednn())
+    layer, x = nn.Linear(8, 8), numbers(FEWEST_ROWS, 8)
+    expected = layer(x)
+    assert torch.equal(with_fast_linears(layer)(x), expected)
+    assert torch.equal(product(x, x.T), x @ x.T)
+
+
 def test_wrong_sizes_are_told_by_torch_itself() -> None:
     x = numbers(FEWEST_ROWS, 7)
     with pytest.raises(RuntimeError) as plain:

@@ -67,6 +67,8 @@ def _markers(card: Card, layout: ModuleType, options: Mapping[str, object]) -> l
     """The layout's markers, with `{option}` filled in; a split file in the data root marks it too."""
     if card.split_file is not None and find_split_file(card, None) is None:
         return [card.split_file]
+    if hasattr(layout, "markers"):
+        return list(layout.markers(options))
     return [marker.format(**options) for marker in layout.MARKERS]
 
 

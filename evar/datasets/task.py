@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evar.datasets import layouts
+from evar.datasets import layouts, own_values
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
+from evar.datasets.on_disk import Folders
 from evar.datasets.tables import (
-    AUDIO_EXTENSIONS,
     SYNTHETIC_FILE,
+    clean,
     first_names,
     list_sha256,
     read_text,
-    without_extension,
 )
 from evar.errors import EvarError
 from evar.files import digest
@@ -210,6 +211,11 @@ def _checked(clips: DataFrame, root: Path, card: Card) -> DataFrame:
 
     if not len(clips):
         raise EvarError(f"{card.name}: {root} holds no clips in the layout {card.layout}")
+    if card.group and "group" not in clips:
+        raise EvarError(
+            f"{card.name}: the card says `group: {card.group}`, and nothing in {root} says which {card.group} a clip is of; "
+            "give it a list with a column 'group' (`split_file`, or the layout csv_columns), or remove `group` from the card"
+        )
     label, part = ("labels" if card.multilabel else "label"), ("fold" if card.split == "folds" else "split")
     clips = clips.assign(
         start=clips["start"].astype(float) if "start" in clips else 0.0,
@@ -217,6 +223,12 @@ def _checked(clips: DataFrame, root: Path, card: Card) -> DataFrame:
         group=clips["group"] if "group" in clips else clips["clip_id"],
     )
     clips = clips[["clip_id", "path", "start", "stop", label, part, "group"]].reset_index(drop=True)
+    clips["clip_id"] = clips["clip_id"].map(lambda clip_id: unicodedata.normalize("NFC", clip_id))
+    for name in ("label", "group"):
+        if name in clips:
+            clips[name] = clips[name].map(clean)
+    if card.multilabel:
+        clips["labels"] = clips["labels"].map(lambda names: tuple(map(clean, names)))
     for name in ("clip_id", "path", label, "group"):
         empty = clips["clip_id"][clips[name].map(len) == 0]
         if len(empty) and name != "labels":
@@ -226,28 +238,12 @@ def _checked(clips: DataFrame, root: Path, card: Card) -> DataFrame:
         raise EvarError(
             f"{card.name}: {len(twice)} clips occur twice in {root}: {first_names(twice)}; keep one of each"
         )
+    where = f"{card.name}: {root}"
     if card.split == "folds":
-        clips["fold"] = _fold_numbers(clips["fold"], root, card)
+        clips["fold"] = own_values.folds(clips["fold"].astype(str), card.folds, {}, where).astype("int64")
     else:
-        strange = set(clips["split"]) - {"train", "valid", "test"}
-        if strange:
-            raise EvarError(
-                f"{card.name}: {root} has clips with split {first_names(sorted(map(str, strange)))}; "
-                "expected train, valid or test"
-            )
+        clips["split"] = own_values.parts(clips["split"].astype(str).map(clean), {}, where)
     return clips
-
-
-def _fold_numbers(folds: Any, root: Path, card: Card) -> Any:
-    """Folds as int64, each from 1 to the card's number."""
-    text = folds.astype(str)
-    wrong = text[~text.str.fullmatch(r"[0-9]{1,9}")]
-    if len(wrong):
-        raise EvarError(f"{card.name}: {root} has a fold {wrong.iloc[0]!r}; expected whole numbers 1 to {card.folds}")
-    numbers = text.astype("int64")
-    if not numbers.between(1, card.folds).all():
-        raise EvarError(f"{card.name}: {root} has folds {sorted(set(numbers))}; expected 1 to {card.folds}")
-    return numbers
 
 
 def _check_parts(clips: DataFrame, counts: Mapping[str, int], root: Path, card: Card) -> None:
@@ -263,30 +259,11 @@ def _check_parts(clips: DataFrame, counts: Mapping[str, int], root: Path, card: 
 
 def resolve_files(clips: DataFrame, root: Path) -> tuple[DataFrame, list[str]]:
     """Each clip's `path` as it is on disk, and the ids of clips without a file; each folder is listed once."""
-    listings: dict[str, tuple[set[str], dict[str, str]]] = {}
-    found, missing = [], []
-    for clip_id, path in zip(clips["clip_id"], clips["path"], strict=True):
-        folder, _, name = path.rpartition("/")
-        if folder not in listings:
-            listings[folder] = _listing(root / folder)
-        names, stand_ins = listings[folder]
-        there = name if name in names else stand_ins.get(without_extension(name))
-        if there is None:
-            missing.append(clip_id)
-        found.append(path if there is None else f"{folder}/{there}" if folder else there)
+    folders = Folders(root)
+    there = [folders.find(path) for path in clips["path"]]
+    missing = [clip_id for clip_id, found in zip(clips["clip_id"], there, strict=True) if found is None]
+    found = [path if name is None else name for path, name in zip(clips["path"], there, strict=True)]
     return clips.assign(path=found), missing
-
-
-def _listing(folder: Path) -> tuple[set[str], dict[str, str]]:
-    """The files of a folder: all names, and audio files by name without extension, .wav before stand-ins."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        return set(), {}
-    audio = [name for name in names if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS]
-    audio.sort(key=lambda name: AUDIO_EXTENSIONS.index(os.path.splitext(name)[1].lower()), reverse=True)
-    return set(names), {without_extension(name): name for name in audio}
 
 
 def _count_absent_rows(clips: DataFrame, counts: Mapping[str, int], root: Path, card: Card) -> int:
@@ -320,7 +297,7 @@ def _check_groups(clips: DataFrame, root: Path, card: Card) -> None:
     if len(across):
         raise EvarError(
             f"{card.name}: {len(across)} groups ({card.group}) of {root} are in more than one {part}: "
-            f"{first_names(across)}; a score would be too good; restore the official split"
+            f"{first_names(across)}; a score would be too good: all clips of a group belong into one {part}"
         )
 
 

@@ -1,4 +1,8 @@
-"""One file per dataset layout: OPTIONS, MARKERS, read(root, card) and write_mini(root, card) (docs/architecture.md)."""
+"""One file per dataset layout: OPTIONS, MARKERS, read(root, card) and write_mini(root, card) (docs/architecture.md).
+
+A layout may also have TYPES (option -> types, where the default's type is not the only one), `markers(options)` in place
+of MARKERS, and `idle(card)`, which says of an option that the card gives why it cannot have an effect.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,24 @@ def load(card: Card) -> ModuleType:
 
 
 def options(card: Card, layout: ModuleType) -> dict[str, Any]:
-    """The layout's options with the card's values over the defaults; EvarError for an unknown one or another type."""
+    """The layout's options with the card's values over the defaults.
+
+    Raises EvarError for an unknown one, another type, and one that has no effect beside what else the card says.
+    """
     given = copy.deepcopy(layout.OPTIONS)
     for key, value in card.options.items():
         if key not in given:
             raise EvarError(f"{card.path}: 'options': {unknown(f'option of layout {card.layout}', key, given)}")
         where = f"{card.path}: 'options': {key!r}"
-        given[key] = list(strings(value, where)) if isinstance(given[key], list) else _typed(value, given[key], where)
+        if type(value) in getattr(layout, "TYPES", {}).get(key, ()):
+            given[key] = value
+        elif isinstance(given[key], list):
+            given[key] = list(strings(value, where))
+        else:
+            given[key] = _typed(value, given[key], where)
+    without_effect = layout.idle(card) if hasattr(layout, "idle") else None
+    if without_effect is not None:
+        raise EvarError(f"{card.path}: 'options': {without_effect}; remove one of the two")
     return given
 
 

@@ -1,0 +1,207 @@
+"""The rows of a dataset of one's own: one csv, one for each part, or two that are joined; names as columns; rows left out.
+
+What comes out is a table of `clean` text with all columns of the csv files, and of the pattern; three more are PATH, the
+clip's file below the dataset's folder, and SOURCE and LINE, the csv that a row is from and where it stands there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evar.datasets import name_pattern
+from evar.datasets.card import find_split_file
+from evar.datasets.own_values import plain_number
+from evar.datasets.tables import (
+    clean,
+    columns_of,
+    first_names,
+    is_absolute,
+    read_table,
+    relative,
+    shown,
+    without_extension,
+)
+from evar.errors import EvarError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+    from evar.datasets.card import Card
+
+PATH, SOURCE, LINE = "\0path", "\0source", "\0line"  # no csv has columns of these names
+
+
+def read_rows(root: Path, card: Card, part: str, wanted: Sequence[str]) -> DataFrame:
+    """The rows that the card's options ask for. `part` is the column of part or fold, `wanted` the columns in use."""
+    import pandas as pd
+
+    options = card.options
+    tables = []
+    for name, path in list_files(root, card).items():
+        table = read_table(path, wanted, options["delimiter"], options["columns"])
+        if options["path"] not in table:
+            raise no_column(table, path, options["path"], "path", card)
+        table[PATH] = _paths(table[options["path"]], path, root, card)
+        table[SOURCE] = str(path)
+        tables.append(table if not name else table.assign(**{part: name}))
+    rows = tables[0] if len(tables) == 1 else pd.concat(tables, join="outer").fillna("")
+    rows = rows.reset_index(names=LINE)
+    if options["join"]:
+        rows = _joined(rows, root, card, wanted)
+    if options["pattern"]:
+        found = name_pattern.columns(options["pattern"], rows[PATH].map(without_extension).tolist(), _card(card))
+        for name, values in found.items():
+            if name in rows:
+                raise EvarError(f"{_card(card)}: `pattern` gives {name}, which is a column of the csv too; rename one")
+            rows[name] = values
+    return _kept(rows, card) if options["where"] else rows
+
+
+def list_files(root: Path, card: Card) -> dict[str, Path]:
+    """The csv, as {"": path}, or one for each part or fold, by its word. They lie in the dataset or beside the card."""
+    options, file = card.options, card.options["file"]
+    if card.split_file is not None:
+        path = find_split_file(card, root)
+        if path is None:
+            part = "fold" if card.split == "folds" else "split"
+            names = ",".join([options["path"], options["label"], options["part"] or part])
+            raise EvarError(
+                f"{card.name}: its list {card.split_file} is neither in {root} nor beside the card; bring the list as a csv "
+                f"with the columns {names}[,{options['group'] or 'group'}] (evar draws no split of its own under a "
+                "published name)"
+            )
+        return {"": path}
+    if isinstance(file, str):
+        return {"": _beside(root, card, file, "file")}
+    return {word: _beside(root, card, name, "file") for word, name in file.items()}
+
+
+def _beside(root: Path, card: Card, name: Any, option: str) -> Path:
+    if not isinstance(name, str) or not name:
+        raise EvarError(f"{_card(card)}: 'options': '{option}': expected the name of a csv, found {name!r}")
+    if name in card.lists:
+        return root / name
+    places = [root / name] + ([card.path.parent / name] if card.path else [])
+    found = next((path for path in places if path.exists()), None)
+    if found is None:
+        there = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".txt"))
+        tables = f"; there are {first_names(there, 5)}" if there else ""
+        raise EvarError(
+            f"{places[0]} not found, nor beside the card{tables}; name the list by `options: {{{option}: NAME}}` in "
+            f"{_card(card)}"
+        )
+    return found
+
+
+def _paths(entries: Series, path: Path, root: Path, card: Card) -> Series:
+    """Each entry as a path below `root`: in the option's folder, with the option's extension where it has none."""
+    extension, folder = card.options["extension"], card.options["folder"].replace("\\", "/").rstrip("/")
+    folder = "" if folder in ("", ".") else relative(folder, _card(card), root) + "/"
+    found = []
+    for line, entry in entries.items():
+        if not entry:
+            raise EvarError(f"{path}: row {line} has no {entries.name}")
+        inside = relative(entry, f"{path}: row {line}", root)
+        if not is_absolute(entry):
+            inside = folder + inside
+        found.append(inside if inside.endswith(extension) else inside + extension)
+    return type(entries)(found, index=entries.index, dtype=object)
+
+
+# --- two tables ------------------------------------------------------------------------------------------------------
+
+
+def _joined(rows: DataFrame, root: Path, card: Card, wanted: Sequence[str]) -> DataFrame:
+    """The rows with the columns of the second csv, found by the clip's path; each clip stands there once."""
+    options = card.options
+    path = _beside(root, card, options["join"], "join")
+    other = read_table(path, [options["key"] or options["path"], *wanted], options["delimiter"])
+    key = next((name for name in (options["key"], options["path"], "path") if name and name in other), None)
+    if key is None or (options["key"] and key != options["key"]):
+        raise EvarError(
+            f"{path}: column {options['key'] or options['path']} is missing; found {columns_of(other)}; name the column "
+            "of the files there by `options: {key: COLUMN}`"
+        )
+    keys = _paths(other[key], path, root, card).map(without_extension)
+    if keys.duplicated().any():
+        raise EvarError(f"{path}: {first_names(keys[keys.duplicated()])} stands there twice; keep one row of each")
+    other = other.drop(columns=[key]).set_index(keys.to_numpy())
+    ids = rows[PATH].map(without_extension)
+    absent = ids[~ids.isin(other.index)]
+    if len(absent):
+        raise EvarError(
+            f"{path} has no row for {len(absent)} of {len(ids)} clips: {first_names(absent)}; add them there, or leave "
+            "them out with `options: {where: ...}` on a column of both"
+            if len(absent) < len(ids)
+            else f"{path} has no row for any clip: its {key} is {shown(keys.iloc[0])}, that of the first list "
+            f"{shown(ids.iloc[0])}"
+        )
+    unused = len(set(other.index) - set(ids))
+    if unused:
+        warnings.warn(f"{path}: {unused} of {len(other)} rows are of no clip in the first list and are left out")
+    for name in other.columns:
+        values = other[name].reindex(ids.to_numpy()).to_numpy()
+        if name in rows:
+            if name in wanted and (rows[name].to_numpy() != values).any():
+                raise EvarError(f"{path}: column {shown(name)} stands in both lists and differs; rename one of them")
+            continue
+        rows[name] = values
+    return rows
+
+
+# --- rows left out ---------------------------------------------------------------------------------------------------
+
+
+def _kept(rows: DataFrame, card: Card) -> DataFrame:
+    """The rows for which every entry of `where` holds: {column: value or values}, `!value` for all others."""
+    keep = None
+    for column, asked in card.options["where"].items():
+        where = f"{_card(card)}: 'options': 'where': {column!r}"
+        if column not in rows:
+            raise EvarError(f"{where}: no such column; found {columns_of(rows)}")
+        words = [_word(value, where) for value in (asked if isinstance(asked, list) else [asked])]
+        unlike = [word.startswith("!") for word in words]
+        if not words or any(unlike) != all(unlike):
+            raise EvarError(f"{where}: expected values to keep, or values with '!' to leave out, found {asked!r}")
+        values = rows[column].map(lambda text: plain_number(text).lower())
+        named = [clean(word.removeprefix("!")) for word in words]
+        for word in named:
+            if plain_number(word).lower() not in set(values):
+                found = sorted(set(rows[column]))
+                raise EvarError(f"{where}: no row has {word!r}; there are: {first_names(found, 8)}")
+        holds = values.isin({plain_number(word).lower() for word in named}) != unlike[0]
+        keep = holds if keep is None else keep & holds
+    left_out = int((~keep).sum())
+    if left_out == len(rows):
+        raise EvarError(f"{_card(card)}: 'options': 'where' leaves out all {len(rows)} rows")
+    if not left_out:
+        raise EvarError(f"{_card(card)}: 'options': 'where' leaves out none of {len(rows)} rows; remove it")
+    warnings.warn(f"{card.name}: `where` leaves out {left_out} of {len(rows)} rows")
+    return rows[keep.to_numpy()].reset_index(drop=True)
+
+
+def _word(value: Any, where: str) -> str:
+    if isinstance(value, (Mapping, list)) or value is None:
+        raise EvarError(f"{where}: expected a value or a list of values, found {value!r}")
+    return str(value)
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def no_column(rows: DataFrame, path: Path | str, name: str, option: str, card: Card) -> EvarError:
+    """The error for a column that is not there: what is there, and the option that names another."""
+    found = columns_of(rows)
+    hint = f"name it by `options: {{{option}: COLUMN}}` in {_card(card)}"
+    if card.options["delimiter"] and len(rows.columns) <= 4:  # one column, and the three of our own
+        hint = f"if other signs than {card.options['delimiter']!r} stand between its columns, mend `options: {{delimiter: ...}}`"
+    elif card.options["columns"]:
+        hint = "mend `options: {columns: [...]}`"
+    return EvarError(f"{path}: column {name} is missing; found {found}; {hint}")
+
+
+def _card(card: Card) -> str:
+    return str(card.path or card.name)

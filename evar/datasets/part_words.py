@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+
+class ReadAs(UserWarning):
+    """A folder or word was read as a part of another name: worth saying, and nothing wrong."""
+
+
 _PLAIN = {
     "train": ("train", "training", "trn", "traindata", "trainset", "trainingset"),
     "valid": ("valid", "val", "validation", "validate", "validating", "validset", "valset", "validationset"),

@@ -157,7 +157,7 @@ def _parts(tree: ClassFolders, card: Card) -> dict[str, str]:
         read_as = ", ".join(
             f"{name} as {'fold ' if card.split == 'folds' else ''}{part}" for name, part in usual.items()
         )
-        warnings.warn(f"{card.name}: {root}: read {read_as}")
+        warnings.warn(f"{card.name}: {root}: read {read_as}", part_words.ReadAs)
     return found
 
 

@@ -208,7 +208,7 @@ _SINGULAR = (
     ("files or folders", "file or folder"),
     ("files ", "file "),
     ("folders ", "folder "),
-    ("classes ", "class "),
+    ("classes", "class"),
     ("that are ", "that is "),
 )
 

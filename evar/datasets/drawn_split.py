@@ -35,9 +35,7 @@ def drawn(clips: DataFrame, task: str, folds: int | None) -> list[str]:
     if small:
         named = shortened([f"{label}: {n}" for label, n in small.items()], 5)
         lack = "clips in every fold (not tested in each)" if folds else "a valid clip"
-        warnings.warn(
-            f"{task}: the drawn split: {counted('classes that are', len(small))} too small for {lack}: {named} clips"
-        )
+        warnings.warn(f"{task}: the drawn split: {counted('classes', len(small))} too small for {lack}: {named} clips")
     if folds:
         starts, at = {}, 0
         for label, n in small.items():

@@ -152,10 +152,13 @@ def _parts(tree: ClassFolders, card: Card) -> dict[str, str]:
             f"{card.name}: {root}: {' and '.join(twice[:3])} are both {found[twice[0]]}: keep one, or say that both are with "
             f"{_suggested(tree, card, found)}"
         )
-    usual = {name: part for name, part in found.items() if name not in (part, f"fold{part}")}
-    if usual:
+    if card.split == "folds":
+        renamed = {name: part for name, part in found.items() if part_words.fold_number(name) != int(part)}
+    else:
+        renamed = {name: part for name, part in found.items() if name != part}
+    if renamed:
         read_as = ", ".join(
-            f"{name} as {'fold ' if card.split == 'folds' else ''}{part}" for name, part in usual.items()
+            f"{name} as {'fold ' if card.split == 'folds' else ''}{part}" for name, part in renamed.items()
         )
         warnings.warn(f"{card.name}: {root}: read {read_as}", part_words.ReadAs)
     return found

@@ -146,7 +146,7 @@ def load_task(
         clips, missing = resolve_files(clips, root)
     except OSError as error:
         raise EvarError(f"{card.name}: cannot read {error.filename or root}: {error.strerror}") from None
-    links = _dangling(root, clips["path"][clips["clip_id"].isin(set(missing))]) if missing else ""
+    links = dangling(root, clips["path"][clips["clip_id"].isin(set(missing))]) if missing else ""
     if len(missing) == len(clips):
         raise EvarError(
             f"{card.name}: {root} holds no audio file of its {len(clips)} clips (the first is {clips['path'][0]}); "
@@ -306,10 +306,12 @@ def _count_absent_rows(clips: DataFrame, counts: Mapping[str, int], root: Path, 
     return max(parts, counts.get("clips", 0) - len(clips))
 
 
-def _dangling(root: Path, paths: Iterable[str]) -> str:
+def dangling(root: Path, paths: Iterable[str]) -> str:
     """How many missing clips are links without a target, and the way to get them; "" where none is."""
     found = [(path, broken) for path in paths if (broken := missing_link(root / path))]
-    return f"{len(found)} of them are links without a target: {found[0][0]} is {found[0][1]}" if found else ""
+    return (
+        f"{len(found)} of the missing clips are links without a target: {found[0][0]} is {found[0][1]}" if found else ""
+    )
 
 
 def _missing_error(

@@ -17,7 +17,7 @@ from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
 from evar.datasets.part_words import ReadAs
 from evar.datasets.tables import first_names, list_sha256
-from evar.datasets.task import SYNTHETIC_FILE, load_task, resolve_files, synthetic_counts
+from evar.datasets.task import SYNTHETIC_FILE, dangling, load_task, resolve_files, synthetic_counts
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def verify(
     if not any(line.startswith("left out: ") for line in doubts):
         doubts += filter(None, [Listing(root, (), (), left_out).said(_DOUBTFUL)])
     if clips is not None:
+        doubts += filter(None, [dangling(root, clips["path"][clips["clip_id"].isin(set(missing))])])
         doubts += _doubts(card, clips, copies, silent, audio)
     return Report(
         card=card.name,

@@ -164,6 +164,8 @@ class _Walk:
 
 def _is_plain(name: str) -> bool:
     """Whether a name can be written into a table."""
+    if name.isascii() and name.isprintable():
+        return True
     try:
         name.encode()
     except UnicodeEncodeError:

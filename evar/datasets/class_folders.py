@@ -40,15 +40,19 @@ class ClassFolders:
             if listing.is_audio(_last(name)) or listing.is_foreign(_last(name))
         ]
         self.clips = sorted(self._kept([*self.listing.files, *foreign, *gone]))
-        self.tops = sorted({name.split("/")[0] for name in self.clips if "/" in name})
+        self._below: dict[str, list[str]] = {}
+        for top, slash, rest in (name.partition("/") for name in self.clips):
+            if slash:
+                self._below.setdefault(top, []).append(rest)
+        self.tops = sorted(self._below)
 
     def below(self, top: str) -> list[str]:
-        """The clips below a folder, relative to it."""
-        return [name[len(top) + 1 :] for name in self.clips if name.startswith(f"{top}/")]
+        """The clips below one of `tops`, relative to it."""
+        return self._below[top]
 
     def rows(self, prefixes: dict[str, str]) -> list[tuple[str, str, str]]:
         """(path, label, part) of the clips below the folders `prefixes` ("": the root itself); others are noted."""
-        rows, loose, outside = [], [], []
+        rows, loose, outside, held = [], [], [], set()
         order = sorted(prefixes, key=len, reverse=True)
         for path in self.clips:
             prefix = next((one for one in order if not one or path.startswith(f"{one}/")), None)
@@ -57,13 +61,16 @@ class ClassFolders:
                 continue
             label, slash, _ = path[len(prefix) + 1 if prefix else 0 :].partition("/")
             if slash:
+                held.add(f"{prefix}/{label}" if prefix else label)
                 rows.append((path, unicodedata.normalize("NFC", label).strip(), str(prefixes[prefix])))
             else:
                 loose.append(path)
         self.note("audio files in no class folder", loose)
         self.note("audio files in folders that are no part", outside)
-        within = {name: prefix for prefix in order for name in self.listing.folders if _is_in(name, prefix)}
-        self.note("class folders without audio", [name for name in self._kept(within) if not self.below(name)])
+        empty = [
+            name for name in self.listing.folders if name and name.rpartition("/")[0] in prefixes and name not in held
+        ]
+        self.note("class folders without audio", [name for name in self._kept(empty) if name not in prefixes])
         self._near_names({label for _, label, _ in rows})
         return rows
 
@@ -126,11 +133,6 @@ class ClassFolders:
                     f"{self.task}: {self.root}: {name} and {first} are one and the same folder: a clip would stand in "
                     f"two parts or classes; remove the link, {way.format(name)}"
                 )
-
-
-def _is_in(name: str, folder: str) -> bool:
-    """Whether `name` is a folder directly in `folder` ("": the root)."""
-    return bool(name) and name.rpartition("/")[0] == folder
 
 
 def _last(name: str) -> str:

@@ -24,6 +24,7 @@ class Decoding:
     def __init__(self, settings: Settings, reporter: Reporter) -> None:
         self._settings, self._reporter = settings, reporter
         self._open: tuple[tuple, Waveforms] | None = None
+        self._told: set[str] = set()
         self._ahead: tuple[tuple, _Ahead] | None = None
 
     def waveforms(self, task: Task, sample_rate: int) -> Waveforms:
@@ -35,6 +36,9 @@ class Decoding:
                 waves = self._taken(key, progress) or self._decoded(task, sample_rate, progress)
             if waves.bad:
                 self._reporter.warn(f"{task.name}: {len(waves.bad)} clips that cannot be decoded are skipped")
+            if (copies := copied(task, waves)) and copies not in self._told:
+                self._told.add(copies)
+                self._reporter.warn(copies)
             self._open = key, waves
         return self._open[1]
 
@@ -72,6 +76,42 @@ class Decoding:
             skip_bad=self._settings.skip_bad,
             progress=progress,
         )
+
+
+def copied(task: Task, waves: Waveforms) -> str | None:
+    """How many tested clips have the very samples of a training clip, naming some; None where none has, or data is made up.
+
+    Digital silence is no copy.
+    """
+    import numpy as np
+
+    from evar.audio.journal import content_digest
+
+    if task.synthetic:
+        return None
+    part = task.clips["fold" if "fold" in task.clips else "split"].to_numpy()
+    groups: dict[bytes, list[int]] = {}
+    for clip, digest in enumerate(waves.digests):
+        if clip not in waves.bad:
+            groups.setdefault(digest.tobytes(), []).append(clip)
+    n, pairs = 0, []
+    for digest, clips in groups.items():
+        parts = {part[clip]: clip for clip in reversed(clips)}
+        if len(parts) < 2 or ("fold" not in task.clips and not {"train", "test"} <= parts.keys()):
+            continue
+        if digest == content_digest(np.zeros(waves.lengths[clips[0]], dtype=np.int16), 1.0):
+            continue
+        n += sum("fold" in task.clips or part[clip] == "test" for clip in clips)
+        first, second = (parts["train"], parts["test"]) if "train" in parts else list(parts.values())[:2]
+        pairs.append(f"{waves.ids[first]} = {waves.ids[second]}")
+    if not n:
+        return None
+    shown = ", ".join(pairs[:3]) + (", ..." if len(pairs) > 3 else "")
+    where = "a clip of another fold" if "fold" in task.clips else "a training clip"
+    return (
+        f"{task.name}: {n} tested {'clip has' if n == 1 else 'clips have'} the same samples as {where} ({shown}): the score "
+        "is too good; `evar data verify` names the copies"
+    )
 
 
 def _key(task: Task, sample_rate: int) -> tuple:

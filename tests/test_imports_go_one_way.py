@@ -17,7 +17,7 @@ ALLOWED = {
     "events": set(),
     "yaml_files": {"errors"},
     "products": set(),
-    "datasets": BASE,
+    "datasets": BASE | {"audio"},
     "audio": BASE,
     "encoders": BASE | {"audio"},
     "store": BASE,

@@ -64,6 +64,13 @@ class Waveforms:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def digests(self) -> np.ndarray:
+        """uint8 [N, 16]: the same for clips whose samples are the same after the cut; zeros for a clip in `bad`."""
+        digests = self._vouch.records["digest"].copy()
+        digests[list(self.bad)] = 0
+        return digests
+
     def batch(self, indices: Sequence[int], samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(float32 [B, L], int64 [B] lengths): clips padded with zeros to L = `samples`, or to the longest of them.
 

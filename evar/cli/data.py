@@ -34,7 +34,7 @@ data_command.add_command(leaks_command, "leaks")
 @with_options(
     data_option,
     tasks_dir_option,
-    click.option("--audio", is_flag=True, help="Also open every file and read its header."),
+    click.option("--audio", is_flag=True, help="Also decode every file: copies in other formats, silence, damage."),
     format_option,
 )
 @click.pass_context
@@ -42,6 +42,9 @@ def verify(
     ctx: click.Context, task: str, data: tuple[str, ...], tasks_dir: str | None, audio: bool, output: str
 ) -> None:
     """Say what is missing, altered or not official in the folder of TASK. Exits 1 when something is.
+
+    Findings are said too, and leave the exit code at 0: copies across parts or folds, digital silence, classes and groups
+    that are hardly tested, files that are left out. Pointers of Git LFS or git-annex and saved web pages count as altered.
 
     \b
     Example:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from evar.encoders.base import Encoder, Frames
 
-AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus")
 AHEAD = 4
 """Files decoded ahead of the encoder."""
 GROUP_SAMPLES = 1 << 22
@@ -164,17 +163,27 @@ def encode_command(
 
 
 def find_audio(names: tuple[str, ...]) -> list[Path]:
-    """Files as named and the audio files of folders, sorted; EvarError when one is missing or a folder has none."""
+    """Files as named and the audio files of folders, sorted; EvarError when one is missing or a folder has none.
+
+    What is left out of a folder is said in a warning.
+    """
+    import warnings
+
+    from evar.audio.listing import audio_below
+    from evar.audio.pointers import missing_link
+
     files: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO)
-            if not inside:
-                raise EvarError(f"no audio in {path}: expected files ending in {', '.join(AUDIO)}")
-            files += inside
+            listing = audio_below(path)
+            files += [path / file for file in listing.files]
+            if said := listing.said():
+                warnings.warn(f"{path}: {said}")
         elif path.exists():
             files.append(path)
+        elif broken := missing_link(path):
+            raise EvarError(f"{path} is {broken}")
         else:
             raise EvarError(f"no such file: {path}")
     return files

@@ -45,7 +45,8 @@ class Leak:
 class Report:
     """What was searched, what was found, and what could not be read.
 
-    clips: task -> number of clips. closest: task -> the passage that came nearest to being a leak and is none.
+    clips: task -> number of clips. closest: task -> the passage that came nearest to being a leak and is none. left_out: a
+    line for each corpus folder in which something is no audio that can be searched.
     """
 
     corpus: list[str]
@@ -56,6 +57,7 @@ class Report:
     leaks: list[Leak] = field(default_factory=list)
     closest: dict[str, Leak] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     def counts(self) -> list[str]:
         """One line per task: what was held against what, and how many leaks there are."""
@@ -106,17 +108,18 @@ def leaks_command(
     from evar.cli.data import bar
     from evar.files import atomic_write
 
-    files = corpus_files(corpus)
+    files, left_out = _corpus(corpus)
     tasks = _load_tasks(task, data, tasks_dir, partial)
     finder, owners = _index(tasks, bar)
     report = _search(list(corpus), files, tasks, finder, owners, bar)
+    report.left_out = left_out
     text = {"text": _as_text, "csv": _as_csv, "json": _as_json}[form](report)
     if write:
         atomic_write(write, text + "\n")
         text = "\n".join([*report.counts(), write])
     click.echo(text)
-    if report.unreadable and (write or form == "csv"):
-        click.echo("\n".join(_unreadable(report)), err=True)
+    if unsearched := _unsearched(report) if write or form == "csv" else []:
+        click.echo("\n".join(unsearched), err=True)
     ctx.exit(1 if report.leaks else 0)
 
 
@@ -125,12 +128,22 @@ def corpus_files(sources: tuple[str, ...]) -> dict[str, Path]:
 
     Raises EvarError: nothing there, no audio in a folder, a manifest without the column `file` or with nothing in it.
     """
+    return _corpus(sources)[0]
+
+
+def _corpus(sources: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
+    """`corpus_files`, and a line for each folder in which something was left out."""
+    from evar.audio.listing import audio_below
+
     files: dict[str, Path] = {}
     seen: set[str] = set()
+    left_out = []
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            found = _folder_files(path)
+            listing = audio_below(path)
+            found = [(name, path / name) for name in listing.files]
+            left_out += [f"{path}: {said}"] if (said := listing.said()) else []
         elif path.suffix.lower() == ".csv":
             found = _manifest_files(path)
         elif path.exists():
@@ -142,24 +155,7 @@ def corpus_files(sources: tuple[str, ...]) -> dict[str, Path]:
             if real not in seen:
                 seen.add(real)
                 files[name if len(sources) == 1 else f"{source.rstrip('/')}: {name}"] = file
-    return files
-
-
-def _folder_files(folder: Path) -> list[tuple[str, Path]]:
-    from evar.pretraining.corpus import AUDIO_SUFFIXES
-
-    found, visited = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):  # a linked folder that is skipped would look clean
-        real = os.path.realpath(root)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        paths = (Path(root, name) for name in names)
-        found += [(p.relative_to(folder).as_posix(), p) for p in paths if p.suffix.lower() in AUDIO_SUFFIXES]
-    if not found:
-        raise EvarError(f"no audio in {folder}: expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}")
-    return sorted(found)
+    return files, left_out
 
 
 def _manifest_files(path: Path) -> list[tuple[str, Path]]:
@@ -272,7 +268,7 @@ def _as_text(report: Report) -> str:
         ]  # fmt: skip
         header = ["corpus file", "seconds", "task", "clip", "split", "seconds of clip", "score", "evidence"]
         lines += [table(rows, header, right={1, 5, 6, 7}), ""]
-    return "\n".join([*lines, *report.counts(), *_closest(report), *_unreadable(report)])
+    return "\n".join([*lines, *report.counts(), *_closest(report), *_unsearched(report)])
 
 
 def _closest(report: Report) -> list[str]:
@@ -290,10 +286,10 @@ def _closest(report: Report) -> list[str]:
     return lines
 
 
-def _unreadable(report: Report) -> list[str]:
+def _unsearched(report: Report) -> list[str]:
     if not report.unreadable:
-        return []
-    lines = [f"{len(report.unreadable)} corpus files could not be read and were not searched:"]
+        return list(report.left_out)
+    lines = [*report.left_out, f"{len(report.unreadable)} corpus files could not be read and were not searched:"]
     lines += [f"  {name}: {reason}" for name, reason in list(report.unreadable.items())[:NAMED]]
     if len(report.unreadable) > NAMED:
         lines.append(f"  and {len(report.unreadable) - NAMED} more (--format json names all)")

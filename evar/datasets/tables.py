@@ -19,12 +19,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.audio.listing import AUDIO_EXTENSIONS
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-AUDIO_EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".au", ".aiff")
 SYNTHETIC_FILE = "EVAR_SYNTHETIC.json"  # marks a root as a mini; holds its card and counts
 _CORRECT = "correct it there, or restore the file where it came with the dataset"
 _RESTORE = _CORRECT.partition(", ")[2]

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.audio.pointers import missing_link
 from evar.datasets import layouts, own_values
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
@@ -146,15 +147,16 @@ def load_task(
         clips, missing = resolve_files(clips, root)
     except OSError as error:
         raise EvarError(f"{card.name}: cannot read {error.filename or root}: {error.strerror}") from None
+    links = dangling(root, clips["path"][clips["clip_id"].isin(set(missing))]) if missing else ""
     if len(missing) == len(clips):
         raise EvarError(
             f"{card.name}: {root} holds no audio file of its {len(clips)} clips (the first is {clips['path'][0]}); "
-            "is it the right and complete folder?"
+            f"{links or 'is it the right and complete folder?'}"
         )
     counts = card.counts if stated is None else stated
     n_missing = len(missing) + _count_absent_rows(clips, counts, root, card)
     if n_missing and not partial:
-        raise _missing_error(card, root, missing, n_missing, counts.get("clips", len(clips)))
+        raise _missing_error(card, root, missing, n_missing, counts.get("clips", len(clips)), links)
     clips = clips[~clips["clip_id"].isin(missing)].sort_values("clip_id", ignore_index=True)
     _check_parts(clips, counts, root, card)
     if card.groups_disjoint:
@@ -281,9 +283,19 @@ def _count_absent_rows(clips: DataFrame, counts: Mapping[str, int], root: Path, 
     return max(parts, counts.get("clips", 0) - len(clips))
 
 
-def _missing_error(card: Card, root: Path, missing: list[str], n_missing: int, n_clips: int) -> EvarError:
+def dangling(root: Path, paths: Iterable[str]) -> str:
+    """How many missing clips are links without a target, and the way to get them; "" where none is."""
+    found = [(path, broken) for path in paths if (broken := missing_link(root / path))]
+    return (
+        f"{len(found)} of the missing clips are links without a target: {found[0][0]} is {found[0][1]}" if found else ""
+    )
+
+
+def _missing_error(
+    card: Card, root: Path, missing: list[str], n_missing: int, n_clips: int, links: str = ""
+) -> EvarError:
     named = f": {first_names(sorted(missing))}" if missing else " (the lists there hold no more)"
-    restore = f"`evar data fetch {card.name}`" if card.fetch else "restore the official folder"
+    restore = links or (f"`evar data fetch {card.name}`" if card.fetch else "restore the official folder")
     return EvarError(
         f"{card.name}: {n_missing} of {n_clips} clips are missing in {root}{named}; {restore}, see "
         f"`evar data verify {card.name}`, or go on without them with --partial (marked in every row)"

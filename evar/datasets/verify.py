@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar.datasets import layouts
+from evar.audio import listing
+from evar.audio.listing import Listing, list_audio, shortened
+from evar.datasets import findings, layouts
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
-from evar.datasets.tables import AUDIO_EXTENSIONS, first_names, list_sha256
-from evar.datasets.task import SYNTHETIC_FILE, load_task, resolve_files, synthetic_counts
+from evar.datasets.part_words import ReadAs
+from evar.datasets.tables import first_names, list_sha256
+from evar.datasets.task import SYNTHETIC_FILE, dangling, load_task, resolve_files, synthetic_counts
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN = 20  # names that `str(report)` lists of each kind
-STREAMED = 0x7FFF_0000  # a RIFF size from here on is what writers put who do not know the size
 Progress = Callable[[int, int], None]
 
 
@@ -30,8 +33,12 @@ class Report:
 
     `n_expected` clips by the card (or the lists in the folder, where the card gives no number), `n_found` of them
     there. `missing`: ids of clips that are known by name and have no file. `extra`: number of other audio files, which
-    is no fault. `altered`: `PATH: WHY` for files that are empty or unreadable. `messages`: whatever else is wrong.
-    `official`: real data under the card's split lists.
+    is no fault. `altered`: `PATH: WHY` for files that are empty, unreadable, or a pointer or web page in place of audio.
+    `messages`: whatever else is wrong. `official`: real data under the card's split lists.
+
+    `findings`: what is no fault of the folder and makes a score doubtful: files that the layout leaves out, copies, silence,
+    classes without test clips, few groups. `copies`: groups of clips' files with the same content. `silent`: files of digital
+    silence. `notes`: what is worth knowing and nothing wrong. `left_out`: kind -> names of files that are no clips.
     """
 
     card: str
@@ -45,10 +52,18 @@ class Report:
     lists_ok: bool
     groups_ok: bool
     messages: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    copies: tuple[tuple[str, ...], ...] = ()
+    silent: tuple[str, ...] = ()
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """True when the folder is complete and nothing in it is wrong (a complete synthetic stand-in is, too)."""
+        """True when the folder is complete and nothing is missing or altered (a complete synthetic stand-in is, too).
+
+        There may be findings: data can be what its card describes and hold copies.
+        """
         return not (self.missing or self.altered or self.messages) and self.n_found == self.n_expected
 
     def __str__(self) -> str:
@@ -57,7 +72,12 @@ class Report:
         lines += [*self.messages, *_listed("missing", self.missing), *_listed("altered", self.altered)]
         if self.extra:
             lines.append(f"{self.extra} other audio files, which {self.card} does not use")
-        return "\n".join([*lines, "complete, nothing wrong" if self.ok else "not in order"])
+        if beside := Listing(self.root, (), (), self.left_out).said((listing.OTHER, listing.JUNK)):
+            lines.append(f"beside the audio: {beside.removeprefix('left out: ')}")
+        lines += [*self.notes, *self.findings]
+        n = len(self.findings)
+        found = f", but: {n} {'finding' if n == 1 else 'findings'} above" if n else ", nothing wrong"
+        return "\n".join([*lines, f"complete{found}" if self.ok else "not in order"])
 
 
 def verify(
@@ -70,7 +90,8 @@ def verify(
 ) -> Report:
     """Compare the folder of the task `name` with its card; `root` and `data` as for `load_task`.
 
-    `audio=True` also reads the header of every file (`progress(done, total)` counts files).
+    Of every file the first bytes are read and some from the middle, of those that may be copies all; with `audio=True`
+    every sample (`progress(done, total)` counts files).
     Raises EvarError only where there is nothing to report on: no such card, a broken card, no such folder.
     """
     card = find_card(name, tasks_dir)
@@ -85,8 +106,8 @@ def verify(
     wrong_lists = [] if synthetic else list(_wrong_lists(card, root))
     messages = list(wrong_lists)
 
-    clips, missing = None, []
-    with _collecting(messages):
+    clips, missing, heard, notes = None, [], [], []
+    with _collecting(messages), _hearing(heard, notes, card, root):
         clips, missing = resolve_files(layout.read(root, replace(card, options=options)), root)
     messages[:] = dict.fromkeys(messages)  # an absent list is met twice
     groups = [] if clips is None else list(_straddling_groups(card, clips))
@@ -97,11 +118,23 @@ def verify(
     if clips is not None:
         messages += _wrong_counts(card, clips, counts)
     if not messages:  # the checks of `load_task` that are not repeated here: ids, labels, folds, classes
-        with _collecting(messages):
+        with _collecting(messages), _hearing(heard, notes, card, root):
             load_task(name, root, tasks_dir=tasks_dir, partial=True)
 
     there = [] if clips is None else clips["path"][~clips["clip_id"].isin(set(missing))].tolist()
-    altered = list(_altered(root, list(dict.fromkeys(there)), audio, progress))
+    looks = _looks(root, list(dict.fromkeys(there)), audio, progress)
+    copies, silent = findings.equal_files(root, looks, audio)
+    tree = list_audio(root)
+    lost = set() if clips is None else set(clips["path"])
+    left_out = {
+        kind: kept for kind, names in tree.left_out.items() if (kept := tuple(n for n in names if n not in lost))
+    }
+    doubts = list(dict.fromkeys(heard))
+    if not any(line.startswith("left out: ") for line in doubts):
+        doubts += filter(None, [Listing(root, (), (), left_out).said(_DOUBTFUL)])
+    if clips is not None:
+        doubts += filter(None, [dangling(root, clips["path"][clips["clip_id"].isin(set(missing))])])
+        doubts += _doubts(card, clips, copies, silent, audio)
     return Report(
         card=card.name,
         root=root,
@@ -109,12 +142,30 @@ def verify(
         n_expected=counts.get("clips") or sum(counts.values()) or (0 if clips is None else len(clips)),
         n_found=len(there),
         missing=tuple(sorted(missing)),
-        extra=_count_other_audio(root, set(there)),
-        altered=tuple(altered),
+        extra=_count_other_audio(tree, set(there)),
+        altered=tuple(f"{path}: {look.fault}" for path, look in looks.items() if look.fault),
         lists_ok=not wrong_lists,
         groups_ok=not groups,
         messages=tuple(messages),
+        findings=tuple(doubts),
+        notes=tuple(dict.fromkeys(notes)),
+        copies=tuple(copies),
+        silent=tuple(silent),
+        left_out=left_out,
     )
+
+
+_DOUBTFUL = tuple(kind for kind in listing.KINDS if kind not in (listing.OTHER, listing.JUNK, listing.AGAIN))
+
+
+def _doubts(
+    card: Card, clips: DataFrame, copies: Sequence[tuple[str, ...]], silent: Sequence[str], audio: bool
+) -> Iterator[str]:
+    yield from findings.copies(card, clips, copies, "sample by sample" if audio else "byte for byte")
+    if silent:
+        yield f"silence: {len(silent)} {'clip is' if len(silent) == 1 else 'clips are'} digital silence: {shortened(silent)}"
+    yield from findings.untested(card, clips)
+    yield from findings.few_groups(card, clips)
 
 
 def _listed(what: str, names: tuple[str, ...]) -> list[str]:
@@ -131,6 +182,20 @@ def _collecting(messages: list[str]) -> Iterator[None]:
         messages.append(str(error))
     except OSError as error:
         messages.append(f"cannot read {error.filename}: {error.strerror}")
+
+
+@contextlib.contextmanager
+def _hearing(heard: list[str], notes: list[str], card: Card, root: Path) -> Iterator[None]:
+    """Put the warnings of the block into `heard` or `notes`, without the beginning that names card and folder."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for one in caught:
+                text = str(one.message).removeprefix(f"{card.name}: ").removeprefix(f"{root}: ")
+                if issubclass(one.category, UserWarning):
+                    (notes if issubclass(one.category, ReadAs) else heard).append(text)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -172,49 +237,19 @@ def _wrong_counts(card: Card, clips: DataFrame, counts: dict[str, int]) -> list[
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _altered(root: Path, paths: list[str], audio: bool, progress: Progress | None) -> Iterator[str]:
-    """`PATH: WHY` for each file that is empty and, with `audio`, for each whose header does not hold."""
+def _looks(root: Path, paths: list[str], audio: bool, progress: Progress | None) -> dict[str, findings.Look]:
+    looks = {}
     for done, path in enumerate(paths, start=1):
-        fault = _fault(root / path, audio)
-        if fault:
-            yield f"{path}: {fault}"
+        looks[path] = findings.look_at(root / path, audio)
         if progress:
             progress(done, len(paths))
+    return looks
 
 
-def _fault(path: Path, audio: bool) -> str | None:
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return "empty file"
-        if not audio:
-            return None
-        with open(path, "rb") as stream:
-            head = stream.read(12)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    import soundfile
-
-    try:
-        frames = soundfile.info(str(path)).frames
-    except (soundfile.SoundFileError, RuntimeError, UnicodeError) as error:
-        return f"not readable as audio: {' '.join(str(error).split())}"
-    if frames <= 0:
-        return "holds no samples"
-    # libsndfile takes a shortened wav for a shorter one; the RIFF header still knows
-    promised = int.from_bytes(head[4:8], "little") + 8
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE" and size + 1 < promised < STREAMED:
-        return f"cut short: {size} bytes, its header says {promised}"
-    return None
-
-
-def _count_other_audio(root: Path, used: set[str]) -> int:
-    """Audio files below `root` that are not in `used` (posix paths relative to it); hidden folders are not entered."""
-    n = 0
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        inside = Path(folder).relative_to(root).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        audio = (name for name in names if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS)
-        n += sum(f"{prefix}{name}" not in used for name in audio)
-    return n
+def _count_other_audio(tree: Listing, used: Iterable[str]) -> int:
+    """Audio files of the folder that are not in `used` (posix paths relative to it)."""
+    others = set(tree.files) - set(used)
+    if others and listing.AGAIN in tree.left_out:  # one file may be used under its other name
+        real = {os.path.realpath(tree.root / path) for path in used}
+        others = {path for path in others if os.path.realpath(tree.root / path) not in real}
+    return len(others)

@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 
 from evar.audio.cache import Waveforms, open_waveforms
+from evar.audio.listing import audio_below
 from evar.errors import EvarError
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
 PIECE_SECONDS = 1.0
 """A clip stands in an epoch once for each second of its length, at least once: all audio is seen equally often."""
 STATISTICS_CROPS = 20_000
@@ -28,13 +28,14 @@ class Corpus:
 
     waves: all clips, those that could not be decoded in `waves.bad`. pieces: int64 [P], the clip of each piece of an
     epoch. sources: the folders and manifests as given. digest: SHA-256 of the decoded audio and the clips' names.
-    left_out: manifest rows left out for their licence.
+    left_out: manifest rows left out for their licence. unused: a line for each folder in which something is no audio.
     """
 
     waves: Waveforms
     pieces: np.ndarray
     sources: tuple[str, ...]
     left_out: int = 0
+    unused: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -84,10 +85,11 @@ def open_corpus(
 
     skip_licence: rows whose licence contains one of these texts, in capitals or not, are left out. emphasis: files whose
     name contains the text stand that many times as often in an epoch. Files that cannot be decoded are left out and
-    stand in `corpus.waves.bad`. Raises EvarError: nothing there, no audio, a manifest without its columns or with
+    stand in `corpus.waves.bad`; what is no audio in a folder is named in `corpus.unused`. Linked folders are entered,
+    each folder once. Raises EvarError: nothing there, no audio, a manifest without its columns or with
     ragged rows, files that a manifest names and that are missing, nothing that can be decoded.
     """
-    names, files, left_out = [], [], 0
+    names, files, left_out, unused = [], [], 0, []
     for source in sources:
         path = Path(source).expanduser()
         if path.suffix.lower() == ".csv":
@@ -96,7 +98,8 @@ def open_corpus(
         elif skip_licence:
             raise EvarError(f"--skip-licence needs a manifest with a licence column, found {path}")
         else:
-            found = _from_folder(path)
+            found, said = _from_folder(path)
+            unused += [f"{path}: {said}"] if said else []
         for name, file in found:
             names.append(name if len(sources) == 1 else f"{path.stem}/{name}")
             files.append(file)
@@ -116,18 +119,17 @@ def open_corpus(
     factors = [math.prod(by for text, by in emphasis.items() if text in name) for name in names]
     pieces = np.maximum(1, np.round(seconds * factors / PIECE_SECONDS))
     repeats = np.where(waves.lengths > 0, pieces, 0).astype(np.int64)
-    return Corpus(waves, np.repeat(np.arange(n), repeats), tuple(str(source) for source in sources), left_out)
+    return Corpus(waves, np.repeat(np.arange(n), repeats), tuple(map(str, sources)), left_out, tuple(unused))
 
 
-def _from_folder(path: Path) -> list[tuple[str, Path]]:
+def _from_folder(path: Path) -> tuple[list[tuple[str, Path]], str]:
+    """The audio of a folder, or the file itself, and what was left out in words."""
     if path.is_file():
-        return [(path.name, path)]
+        return [(path.name, path)], ""
     if not path.is_dir():
         raise EvarError(f"--audio {path} does not exist: expected a folder of audio or a CSV manifest")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    if not files:
-        raise EvarError(f"no audio in {path}: expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}")
-    return [(file.relative_to(path).as_posix(), file) for file in files]
+    listing = audio_below(path)
+    return [(name, path / name) for name in listing.files], listing.said()
 
 
 def _from_manifest(path: Path, skip_licence: Sequence[str]) -> tuple[list[tuple[str, Path]], int]:

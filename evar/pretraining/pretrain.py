@@ -231,6 +231,8 @@ def _say_corpus(corpus: Corpus, say: Say) -> None:
     bad = corpus.waves.bad
     left_out = f", {corpus.left_out} manifest rows left out for their licence" if corpus.left_out else ""
     say(f"corpus: {corpus.clips} clips, {corpus.hours:.2f} h, digest {corpus.digest[:12]}{left_out}")
+    for line in corpus.unused:
+        say(f"warning: {line}")
     if bad:
         shown = "; ".join(list(bad.values())[:3]) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
         say(f"warning: {len(bad)} files cannot be decoded and are left out: {shown}")

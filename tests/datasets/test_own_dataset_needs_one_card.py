@@ -27,7 +27,8 @@ def own(tmp_path):
 
 def test_part_class_file(own):
     files = [f"{part}/{c}/0{i}.wav" for part in ("train", "valid", "test") for c in ("a", "b") for i in range(2)]
-    task = own(FOLDERS + PARTS, [*files, "train/a/notes.txt", "train/a/.hidden.wav", "extra/a/1.wav"])
+    others = ["train/a/notes.txt", "train/a/.hidden.wav", "extra/a/1.wav"]
+    task = own(FOLDERS + PARTS + "options: {leave_out: [extra]}", [*files, *others])
     assert task.clips["clip_id"].tolist() == sorted(name.removesuffix(".wav") for name in files)
     assert task.clips.groupby(["split", "label"]).size().to_dict() == {
         (part, c): 2 for part in ("train", "valid", "test") for c in ("a", "b")
@@ -39,7 +40,8 @@ def test_other_part_names_and_fold_folders(own):
         FOLDERS + PARTS + "options: {parts: {dev: train, eval: test}}", ["dev/a/1.wav", "dev/b/1.wav", "eval/a/2.wav"]
     )
     assert task.clips["split"].tolist() == ["train", "train", "test"]
-    task = own(FOLDERS + FOLDS, [f"fold{k}/{c}/{k}.wav" for k in (1, 2, 3) for c in "ab"])
+    card = FOLDERS + FOLDS + "options: {leave_out: [dev, eval]}"
+    task = own(card, [f"fold{k}/{c}/{k}.wav" for k in (1, 2, 3) for c in "ab"])
     assert task.clips["fold"].tolist() == [1, 1, 2, 2, 3, 3]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from evar.datasets import find_card
+from evar.datasets import find_card, findings
 from evar.datasets.mini import make
 from evar.datasets.tables import list_sha256
 from evar.datasets.verify import verify
@@ -14,10 +14,11 @@ from evar.errors import EvarError
 
 
 @pytest.fixture
-def whole(mine, rows):
-    """The small dataset of conftest, with sound in its files."""
-    for path, *_ in rows:
-        soundfile.write(mine.root / path, np.full(800, 0.1, np.float32), 8000)
+def whole(mine, rows, monkeypatch):
+    """The small dataset of conftest, with sound in its files, and groups enough in its test part."""
+    for number, (path, *_) in enumerate(rows, start=1):
+        soundfile.write(mine.root / path, np.full(800, 0.1 * number, np.float32), 8000)
+    monkeypatch.setattr(findings, "FEW_GROUPS", 1)
     return mine
 
 
@@ -63,7 +64,7 @@ def test_altered_files_are_named_with_the_reason(whole):
     reasons = dict(line.split(": ", 1) for line in report.altered)
     assert sorted(reasons) == ["001.wav", "002.wav", "003.wav", "004.wav", "007.wav"]
     assert reasons["001.wav"] == f"cut short: {len(data) - 600} bytes, its header says {len(data)}"
-    assert "not readable as audio" in reasons["002.wav"]
+    assert reasons["002.wav"].startswith("is text, not audio (it begins 'this is no audio')")
     assert reasons["003.wav"] == "empty file"
     assert reasons["007.wav"] == "holds no samples"
     assert not report.ok
@@ -135,6 +136,77 @@ def test_only_no_card_and_no_folder_raise(whole):
         verify("mine", whole.root / "none", tasks_dir=whole.cards)
     with pytest.raises(EvarError, match="did you mean 'mine'"):
         verify("mime", whole.root, tasks_dir=whole.cards)
+
+
+def write(path, seed, n=800, **kind):
+    sound = np.random.default_rng(seed).integers(-9000, 9000, n).astype(np.int16) if seed else np.zeros(n, np.int16)
+    soundfile.write(path, sound, 8000, **kind)
+
+
+def test_copies_across_parts_are_named_without_audio(whole):
+    write(whole.root / "001.wav", 1)
+    write(whole.root / "007.wav", 1)
+    write(whole.root / "002.wav", 2)
+    write(whole.root / "004.wav", 2)
+    report = look(whole)
+    assert report.ok
+    assert report.copies == (("001.wav", "007.wav"), ("002.wav", "004.wav"))
+    assert "in train and test: 001.wav = 007.wav" in report.findings[0]
+    assert report.findings[1] == "copies: 1 clip is a copy of another in the same split"
+    assert "nothing wrong" not in str(report)
+
+
+def test_equal_sound_in_another_format_is_a_copy_with_audio(whole):
+    write(whole.root / "001.wav", 1)
+    (whole.root / "007.wav").unlink()
+    write(whole.root / "007.flac", 1)
+    assert not look(whole).copies
+    assert look(whole, audio=True).copies == (("001.wav", "007.flac"),)
+
+
+def test_copies_under_two_labels_are_named(whole):
+    write(whole.root / "001.wav", 1)
+    write(whole.root / "002.wav", 1)
+    assert "copies: 1 clips under different labels: 001.wav (cat) = 002.wav (dog)" in look(whole).findings
+
+
+def test_digital_silence_is_named_and_no_copy(whole):
+    for path in ("001.wav", "007.wav"):
+        write(whole.root / path, 0)
+    (whole.root / "002.wav").unlink()
+    write(whole.root / "002.flac", 0)
+    assert look(whole).findings == ("silence: 2 clips are digital silence: 001.wav, 007.wav",)
+    assert look(whole, audio=True).silent == ("001.wav", "002.flac", "007.wav")
+
+
+def test_pointers_and_web_pages_are_altered_without_audio(whole):
+    (whole.root / "001.wav").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    (whole.root / "002.wav").write_bytes(b"<!DOCTYPE html><title>404</title>")
+    report = look(whole)
+    assert not report.ok
+    assert "git lfs pull" in report.altered[0]
+    assert "web page" in report.altered[1]
+
+
+def test_classes_that_are_not_tested_are_named(whole, rows):
+    whole.write_rows([(path, "cat" if part == "test" else label, part, by) for path, label, part, by in rows])
+    assert look(whole).findings == ("1 class without a test clip: dog (of 2)",)
+
+
+def test_few_groups_are_named(whole, monkeypatch):
+    monkeypatch.undo()
+    assert look(whole).findings[0].startswith("only 1 group (speaker) tested: s4")
+
+
+def test_what_is_left_out_is_named_by_kind(whole):
+    (whole.root / "sub/x.m4a").touch()
+    (whole.root / "sub/y.wav").symlink_to("gone")
+    (whole.root / "notes.txt").touch()
+    report = look(whole)
+    assert "1 link without a target (sub/y.wav)" in report.findings[0]
+    assert "1 audio file without a decoder here (sub/x.m4a)" in report.findings[0]
+    assert "beside the audio: 2 files that are not audio (" in str(report)
+    assert "nothing wrong" not in str(report)
 
 
 def test_real_folders(shared_data):

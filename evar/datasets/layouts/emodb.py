@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar.datasets.tables import AUDIO_EXTENSIONS, without_extension
+from evar.audio.listing import is_audio
+from evar.datasets.tables import without_extension
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
@@ -40,17 +41,13 @@ def read(root: Path, card: Card) -> DataFrame:
         raise EvarError(f"{card.name}: {root} has no folder wav; expected wav/03a01Fa.wav ...")
     fold_of = {speaker: fold for fold, pair in enumerate(_FOLDS, start=1) for speaker in pair}
     rows = []
-    for name in sorted({without_extension(entry) for entry in os.listdir(folder) if _is_audio(entry)}):
+    for name in sorted({without_extension(entry) for entry in os.listdir(folder) if is_audio(entry)}):
         parts = _NAME.fullmatch(name)
         if parts is None or parts[1] not in fold_of:
             raise EvarError(f"{folder}: {name!r} is not named as EmoDB's files are (03a01Fa: speaker, text, emotion)")
         clip_id = f"wav/{name}"
         rows.append((clip_id, f"{clip_id}.wav", _EMOTIONS[parts[3]], fold_of[parts[1]], parts[1]))
     return pd.DataFrame(rows, columns=["clip_id", "path", "label", "fold", "group"])
-
-
-def _is_audio(entry: str) -> bool:
-    return os.path.splitext(entry)[1].lower() in AUDIO_EXTENSIONS and not entry.startswith(".")
 
 
 def write_mini(root: Path, card: Card) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import unicodedata
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.audio.listing import shortened
+from evar.datasets import part_words
 from evar.datasets.card import find_split_file
-from evar.datasets.tables import AUDIO_EXTENSIONS, read_csv, relative, without_extension
-from evar.errors import EvarError
+from evar.datasets.class_folders import ClassFolders
+from evar.datasets.drawn_split import drawn
+from evar.datasets.tables import read_csv, relative, without_extension
+from evar.errors import EvarError, unknown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,42 +22,66 @@ if TYPE_CHECKING:
     from evar.datasets.card import Card
 
 OPTIONS = {
-    "parts": {},  # folder -> train, valid, test or fold number; default: folders train, valid, test or fold1, ...
+    "parts": {},  # folder -> train, valid, test or fold number; default: by their names, where those are plain
     "draw": False,  # true: {class}/*.wav without any split; evar draws one, the same every time
+    "leave_out": [],  # folders that are not read: parts, classes or what lies below, such as [extra, train/noise]
 }
 MARKERS: tuple[str, ...] = ()
 
 
 def read(root: Path, card: Card) -> DataFrame:
-    """The audio files below `root`; the label is the folder that holds them.
+    """The audio files below `root`; the label is the class folder, however deep below it a file lies.
 
-    Without `split_file` and `draw`: `{part}/{class}/*`, parts being folders. With a split file (csv with the columns
-    path, split or fold, perhaps group): `{class}/*` or any depth that it names. With `draw: true`: `{class}/*`, and in
-    each class the clips in the order of sha1(clip id) are dealt to the folds, or 8 of 10 to train, one each to valid
-    and test. A drawn split is for data of your own: two recordings of one source may land on both sides.
+    Without `split_file` and `draw`: `{part}/{class}/...`. Parts are the folders that `parts` names, else folders whose
+    names can mean nothing else (`Train`, `val`, `testing`; `fold1`, `Fold_01`, `1`, or from 0 on); others are refused.
+    With a split file (csv with the columns path, split or fold, perhaps label, group): any depth that it names, the label
+    being the folder that holds the file. With `draw: true`: `{class}/...`, dealt by `drawn_split.drawn`. A drawn split
+    is for data of your own: two recordings of one source may land on both sides.
+
+    Links without a target are clips that are missing. What else is not taken is named in one warning; EvarError where
+    leaving it out would change what is measured.
     """
     part_column = "fold" if card.split == "folds" else "split"
+    _check_options(card)
     if card.split_file is not None:
         return _from_split_file(root, card, part_column)
-    if card.options["draw"]:
-        rows = [(path, label, "") for label in _folders(root) for path in _audio(root, label)]
-        clips = _table(rows, part_column)
-        return clips.assign(**{part_column: _drawn(clips, card.folds)}) if len(clips) else clips
-    default = [f"fold{k}" for k in range(1, (card.folds or 0) + 1)] or ["train", "valid", "test"]
-    parts = card.options["parts"] or {name: name.removeprefix("fold") for name in default}
-    found = [name for name in _folders(root) if name in parts]
-    if not found:
+    draw = card.options["draw"]
+    tree = ClassFolders(root, card.name, depth=1 if draw else 2, leave_out=card.options["leave_out"])
+    if draw:
+        _refuse_parts(tree, card)
+        clips = _table(tree.rows({"": ""}), part_column)
+        tree.say()
+        return clips.assign(**{part_column: drawn(clips, card.name, card.folds)}) if len(clips) else clips
+    rows = tree.rows(_parts(tree, card))
+    tree.say()
+    clips = _table(rows, part_column)
+    if part_column == "split" and not isinstance(card.classes, tuple):
+        untaught = sorted(set(clips["label"]) - set(clips["label"][clips["split"] == "train"]))
+        if untaught and (clips["split"] == "train").any():
+            where = ", ".join(sorted(set(clips["split"][clips["label"].isin(untaught)])))
+            raise EvarError(
+                f"{card.name}: {root}: {shortened(untaught)} {'have' if len(untaught) > 1 else 'has'} clips in {where} "
+                "and none in train: a class that is tested needs training clips"
+            )
+    return clips
+
+
+def _check_options(card: Card) -> None:
+    """EvarError for options that would have no effect."""
+    options = card.options
+    other = "split_file" if card.split_file is not None else "draw" if options["draw"] else None
+    without_effect = [name for name in ("parts", "draw", "leave_out") if options[name] and name != other]
+    if other == "draw":
+        without_effect = [name for name in without_effect if name != "leave_out"]
+    if other and without_effect:
         raise EvarError(
-            f"{card.name}: {root} has none of the folders {', '.join(parts)}; expected PART/CLASS/*.wav; for "
-            "CLASS/*.wav give the card a split_file (columns path,split), or `options: {draw: true}`"
+            f"{card.path or card.name}: 'options': {without_effect[0]!r} has no effect beside {other!r}: keep one of the two"
         )
-    rows = [
-        (path, label, str(parts[name]))
-        for name in found
-        for label in _folders(root / name)
-        for path in _audio(root, f"{name}/{label}")
-    ]
-    return _table(rows, part_column)
+    if card.group is not None and card.split_file is None:
+        raise EvarError(
+            f"{card.path or card.name}: the group {card.group!r} is not found: folders name no groups; give the card a "
+            "split_file with a column group, or use the layout csv_columns"
+        )
 
 
 def _from_split_file(root: Path, card: Card, part_column: str) -> DataFrame:
@@ -60,13 +89,26 @@ def _from_split_file(root: Path, card: Card, part_column: str) -> DataFrame:
     if path is None:
         raise EvarError(
             f"{card.name}: its list {card.split_file} is neither in {root} nor beside the card; expected a csv with "
-            f"the columns path,{part_column}[,group]"
+            f"the columns path,{part_column}[,label][,group]"
         )
-    table = read_csv(path, ["path", part_column], optional=["group"])
+    table = read_csv(path, ["path", part_column], optional=["label", "group"])
+    if part_column == "split":
+        table = table.assign(split=table["split"].map(lambda word: part_words.plain_part(word) or word))
+    if card.group is not None and "group" not in table:
+        raise EvarError(
+            f"{path}: the group {card.group!r} is not found: expected a column group beside path,{part_column}"
+        )
+    clips = table.assign(clip_id=table["path"].map(lambda entry: without_extension(relative(entry, path))))
+    if "label" in clips:
+        return clips
     for entry in table["path"]:
-        if "/" not in relative(entry, path):
-            raise EvarError(f"{path}: {entry!r} is in no class folder; expected CLASS/FILE")
-    clips = table.assign(clip_id=table["path"].map(without_extension))
+        if "/" not in entry:
+            raise EvarError(f"{path}: {entry!r} is in no class folder; expected CLASS/FILE, or a column label")
+    if len(depths := set(table["path"].str.count("/"))) > 1:
+        deepest = table["path"][table["path"].str.count("/").idxmax()]
+        raise EvarError(
+            f"{path}: paths of {len(depths)} depths, such as {deepest!r}: which folder is the class? Add a column label"
+        )
     return clips.assign(label=table["path"].map(lambda entry: entry.split("/")[-2]))
 
 
@@ -74,27 +116,141 @@ def _table(rows: list[tuple[str, str, str]], part_column: str) -> DataFrame:
     import pandas as pd
 
     clips = pd.DataFrame(rows, columns=["path", "label", part_column], dtype=str)
-    return clips.assign(clip_id=clips["path"].map(without_extension))
+    return clips.assign(clip_id=clips["path"].map(lambda path: without_extension(unicodedata.normalize("NFC", path))))
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] not in "._")
+# --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _audio(root: Path, folder: str) -> list[str]:
-    names = sorted(entry.name for entry in os.scandir(root / folder) if entry.is_file() and entry.name[0] != ".")
-    return [
-        relative(f"{folder}/{name}", root) for name in names if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS
-    ]
+def _parts(tree: ClassFolders, card: Card) -> dict[str, str]:
+    """Folder -> part or fold; EvarError, naming the option, where a folder's name leaves it open."""
+    root = tree.root
+    given = {name.strip("/"): value for name, value in card.options["parts"].items()}
+    if given:
+        absent = [name for name in given if name not in tree.listing.folders]
+        if absent:
+            known = sorted(name for name in tree.listing.folders if name)
+            raise EvarError(f"{card.name}: 'options': 'parts': {unknown('folder', absent[0], known)} in {root}")
+        plain = str if card.split == "folds" else lambda value: part_words.plain_part(str(value)) or str(value)
+        return {name: plain(value) for name, value in given.items()}
+    found = _by_name(card, tree.tops)
+    if not found:
+        raise _no_parts(tree, card)
+    empty = [name for name in tree.listing.folders if part_words.part_of(name) and name not in tree.tops]
+    tree.note("part folders without audio", empty)
+    others = [name for name in tree.tops if name not in found]
+    if others:
+        what = _wanted(card)
+        raise EvarError(
+            f"{card.name}: {root}: {shortened(others)} {'are no parts' if len(others) > 1 else 'is no part'} ({what}), beside "
+            f"{shortened(list(found))}: say what each is with {_suggested(tree, card, found)}"
+            f", or leave out with options: {{leave_out: [{', '.join(others[:3])}]}}"
+        )
+    twice = [name for name in found if list(found.values()).count(found[name]) > 1]
+    if twice:
+        raise EvarError(
+            f"{card.name}: {root}: {' and '.join(twice[:3])} are both {found[twice[0]]}: keep one, or say that both are with "
+            f"{_suggested(tree, card, found)}"
+        )
+    if card.split == "folds":
+        renamed = {name: part for name, part in found.items() if part_words.fold_number(name) != int(part)}
+    else:
+        renamed = {name: part for name, part in found.items() if name != part}
+    if renamed:
+        read_as = ", ".join(
+            f"{name} as {'fold ' if card.split == 'folds' else ''}{part}" for name, part in renamed.items()
+        )
+        warnings.warn(f"{card.name}: {root}: read {read_as}", part_words.ReadAs)
+    return found
 
 
-def _drawn(clips: DataFrame, folds: int | None) -> list[str]:
-    """Fold or part of each clip, dealt within its class in the order of sha1(clip id)."""
-    order = clips["clip_id"].map(lambda clip_id: hashlib.sha1(clip_id.encode()).hexdigest())
-    ranks = order.groupby(clips["label"]).rank(method="first").astype(int) - 1
-    if folds:
-        return [str(rank % folds + 1) for rank in ranks]
-    return [{8: "valid", 9: "test"}.get(rank % 10, "train") for rank in ranks]
+def _by_name(card: Card, names: list[str]) -> dict[str, str]:
+    """The folders whose names can mean one part only; folds all or none."""
+    if card.split == "folds":
+        numbers = part_words.numbered([name for name in names if part_words.fold_number(name) is not None], card.folds)
+        return {name: str(number) for name, number in (numbers or {}).items()}
+    return {name: part for name in names if (part := part_words.plain_part(name))}
+
+
+def _wanted(card: Card) -> str:
+    return f"fold1 to fold{card.folds}" if card.split == "folds" else "train, valid, test"
+
+
+def _suggested(tree: ClassFolders, card: Card, found: dict[str, str]) -> str:
+    likely: Callable[[str], object] = part_words.fold_number if card.split == "folds" else part_words.part_of
+    guessed = {name: found.get(name) or likely(name) for name in tree.tops}
+    pairs = ", ".join(f"{name}: {part}" for name, part in list(guessed.items())[:12] if part is not None)
+    return f"options: {{parts: {{{pairs or 'FOLDER: train, ...'}}}}}"
+
+
+def _no_parts(tree: ClassFolders, card: Card) -> EvarError:
+    """Why no folder below the root is a part, and what to do."""
+    root = tree.root
+    beginning = f"{card.name}: {root} has none of the folders {_wanted(card).replace(' to ', ' ... ')}"
+    if len(tree.tops) == 1 and _by_name(card, _folders_in(tree, tree.tops[0])):
+        inner = root / tree.tops[0]
+        return EvarError(f"{beginning}; they lie one folder deeper: give --data {card.name}={inner}")
+    if below := _parts_below_classes(tree):
+        return EvarError(f"{beginning} at its top; found CLASS/PART ({below}): {_MOVE}")
+    numbers = [name for name in tree.tops if part_words.looks_like_fold(name)]
+    if card.split == "folds" and numbers:
+        return EvarError(
+            f"{beginning}: found {shortened(numbers, 8)}: give `folds: {len(numbers)}`, or say which is which with "
+            f"{_suggested(tree, card, {})}"
+        )
+    if len(numbers) > 1:
+        return EvarError(f"{beginning}; found {shortened(numbers, 8)}: write split: folds and folds: {len(numbers)}")
+    if [name for name in tree.tops if part_words.part_of(name)]:
+        other = " (split: parts)" if card.split == "folds" else ""
+        return EvarError(
+            f"{beginning}; found {shortened(tree.tops, 8)}: say what each is with {_suggested(tree, card, {})}{other}"
+        )
+    found = f"; found {shortened(tree.tops)}" if tree.tops else ""
+    return EvarError(
+        f"{beginning}{found}; expected PART/CLASS/*.wav; for CLASS/*.wav give the card a split_file (columns "
+        "path,split), or `options: {draw: true}`; for parts of other names `options: {parts: {FOLDER: train, ...}}`"
+    )
+
+
+_MOVE = "move the files to PART/CLASS/FILE, or list them in a csv (split_file, columns path,label,split)"
+
+
+def _folders_in(tree: ClassFolders, top: str) -> list[str]:
+    return sorted({rest.split("/")[0] for rest in tree.below(top) if "/" in rest})
+
+
+def _parts_below_classes(tree: ClassFolders) -> str:
+    """`cat/train, cat/test` where every folder holds parts, else ""."""
+    inner = {top: _folders_in(tree, top) for top in tree.tops}
+    names = {name for found in inner.values() for name in found}
+    is_part = all(part_words.part_of(name) or part_words.looks_like_fold(name) for name in names)
+    if len(names) < 2 or not is_part:
+        return ""
+    return shortened([f"{top}/{name}" for top, found in inner.items() for name in found])
+
+
+def _refuse_parts(tree: ClassFolders, card: Card) -> None:
+    """EvarError where `draw: true` would mix a split that is there, or read its parts as classes."""
+    root = tree.root
+    parts = [name for name in tree.tops if part_words.plain_part(name)]
+    distinct = {part_words.plain_part(name) for name in parts}
+    only_deeper = [name for name in parts if all("/" in rest for rest in tree.below(name))]
+    folds = [name for name in tree.tops if part_words.looks_like_fold(name)]
+    if len(distinct) > 1 or only_deeper or len(folds) > 1:
+        kind = "folds: N with split: folds" if len(folds) > 1 else "split: parts"
+        raise EvarError(
+            f"{card.name}: draw: true reads class folders, and {root} holds the parts {shortened(parts or folds)}: leave "
+            f"draw out ({kind}) to use them as they are"
+        )
+    if below := _parts_below_classes(tree):
+        raise EvarError(
+            f"{card.name}: draw: true would mix the split that {root} holds below its classes ({below}): {_MOVE}"
+        )
+    if len(tree.tops) == 1 and len(_folders_in(tree, tree.tops[0])) > 1:
+        raise EvarError(
+            f"{card.name}: {root} holds one folder, {tree.tops[0]}, and the classes below it: give --data "
+            f"{card.name}={root / tree.tops[0]}"
+        )
 
 
 def write_mini(root: Path, card: Card) -> None:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar.datasets.tables import AUDIO_EXTENSIONS, read_list, relative, without_extension
+from evar.audio.listing import is_audio
+from evar.datasets.tables import read_list, relative, without_extension
 from evar.errors import EvarError, unknown
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _on_disk(root: Path) -> list[str]:
     found = []
     for word in sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] not in "._"):
         for name in sorted(os.listdir(root / word)):
-            if os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS and not name.startswith("."):
+            if is_audio(name):
                 _check_name(f"{word}/{name}", root)
                 found.append(f"{word}/{name}")
     return found

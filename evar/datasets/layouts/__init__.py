@@ -1,4 +1,8 @@
-"""One file per dataset layout: OPTIONS, MARKERS, read(root, card) and write_mini(root, card) (docs/architecture.md)."""
+"""One file per dataset layout: OPTIONS, MARKERS, read(root, card) and write_mini(root, card) (docs/architecture.md).
+
+Where there is use for them: ELSEWHERE (official path -> places in copies that arrange the files otherwise) and
+holds(root, card) (whether a folder looks like the dataset, for layouts without files of their own).
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,12 @@ def options(card: Card, layout: ModuleType) -> dict[str, Any]:
         where = f"{card.path}: 'options': {key!r}"
         given[key] = list(strings(value, where)) if isinstance(given[key], list) else _typed(value, given[key], where)
     return given
+
+
+def lies(layout: ModuleType, root: Path, file: str) -> Path:
+    """Where `file`, a path of the official layout, lies in `root`: there, or where the layout's ELSEWHERE says."""
+    places = [root / file, *(root / other for other in getattr(layout, "ELSEWHERE", {}).get(file, ()))]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _typed(value: Any, default: Any, where: str) -> Any:

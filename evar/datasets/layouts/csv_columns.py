@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar.datasets.card import find_split_file
+from evar.datasets.recognise import holds_listed_files
 from evar.datasets.tables import read_csv, relative, without_extension
 from evar.errors import EvarError
 
@@ -56,6 +57,11 @@ def read(root: Path, card: Card) -> DataFrame:
         separator = options["separator"] or ","
         return clips.assign(labels=table[options["label"]].map(lambda text: _split_labels(text, separator)))
     return clips.assign(label=table[options["label"]].str.strip())
+
+
+def holds(root: Path, card: Card) -> bool:
+    """Whether files of the list are in `root`: for lists that lie beside the card."""
+    return holds_listed_files(read, root, card)
 
 
 def _split_labels(text: str, separator: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar.datasets.card import find_split_file
+from evar.datasets.recognise import holds_classes, holds_listed_files, holds_parts
 from evar.datasets.tables import AUDIO_EXTENSIONS, read_csv, relative, without_extension
 from evar.errors import EvarError
 
@@ -53,6 +54,13 @@ def read(root: Path, card: Card) -> DataFrame:
         for path in _audio(root, f"{name}/{label}")
     ]
     return _table(rows, part_column)
+
+
+def holds(root: Path, card: Card) -> bool:
+    """Whether `root` looks like the dataset itself, and not like the folder that holds it."""
+    if card.split_file is not None:
+        return holds_listed_files(read, root, card)
+    return holds_classes(root) if card.options["draw"] else holds_parts(root, card.options["parts"])
 
 
 def _from_split_file(root: Path, card: Card, part_column: str) -> DataFrame:

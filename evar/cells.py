@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, nearest, unknown
+from evar.words import is_path, is_path_after, split_words
 
 if TYPE_CHECKING:
     from evar.encoders.registry import Entry
@@ -79,8 +82,10 @@ class Settings:
                 continue
             if name in ("data", "probe") and not isinstance(value, (str, Path, list, tuple)):
                 raise EvarError(f"{name}: expected text or a list, found {value!r}")
-            if name in ("data", "probe") and isinstance(value, (str, Path)):
-                value = [part for part in str(value).split(",") if part]
+            if name in ("data", "probe") and isinstance(value, str):
+                value = split_words(value, lambda text: is_path(text) or is_path_after("=")(text))
+            elif name in ("data", "probe") and isinstance(value, Path):
+                value = [value]
             if name == "seeds":
                 value = parse_seeds(value)
             if isinstance(value, (list, tuple)):
@@ -113,13 +118,94 @@ def parse_seeds(value: str | int | Iterable[int]) -> tuple[int, ...]:
     return seeds
 
 
-def split_names(names: str | Sequence[Any] | Any) -> list[Any]:
-    """`"a,b"` -> ["a", "b"]; a list is flattened; objects (an Encoder, a class, a Task) pass as they are."""
-    if isinstance(names, str):
-        return [name.strip() for name in names.split(",") if name.strip()]
-    if isinstance(names, (list, tuple)):
-        return [part for name in names for part in split_names(name)]
-    return [names]
+def split_encoders(names: str | Sequence[Any] | Any) -> list[Any]:
+    """Encoder words as a list: a text is split at its commas, but not within a path that is there (`byola-v2@lr=1,bs=2/x.pth`).
+
+    The items of a list (of a grid file, of Python) are words as they stand; objects (an Encoder, a class) pass.
+    Raises EvarError for a text that can be read in two ways, and for one whose path is not there.
+    """
+    if not isinstance(names, str):
+        return _listed(
+            names, "encoder", lambda word: "," not in _path_of(word) and all(map(_may_be_encoder, word.split(",")))
+        )
+    words = split_words(names, _is_one_encoder)
+    for i, word in enumerate(words):
+        before, path = words[i - 1] if i else "", _path_of(word)
+        if "," in path:
+            pieces = word.split(",")
+            if is_path(_path_of(pieces[0])) and all(map(_may_be_encoder, map(str.strip, pieces[1:]))):
+                raise EvarError(
+                    f"{word} can be read in two ways, as one encoder and as {len(pieces)}: {_path_of(pieces[0])} and {path} "
+                    f"are both there; {_AS_AN_ITEM}, or --weights"
+                )
+        elif i and _path_of(before) and not is_path(_path_of(before)) and not _may_be_encoder(word):
+            raise EvarError(
+                f"{word!r} is no encoder, and {_path_of(before)},{word} is no file or folder that is there: a path with a "
+                f"comma is kept whole where it exists; is it right? Else {_AS_AN_ITEM}, or --weights"
+            )
+    return words
+
+
+def split_tasks(names: str | Sequence[Any] | Any) -> list[Any]:
+    """Task words as a list: a text is split at its commas, but not within the path of a card that is there.
+
+    The items of a list are words as they stand. Raises EvarError for a path that is not there, cut at its comma.
+    """
+    if not isinstance(names, str):
+        return _listed(names, "task", lambda word: not word.endswith(_CARDS))
+    words = split_words(names, lambda text: text.endswith(_CARDS) and is_path(text))
+    for before, word in itertools.pairwise(words):
+        if os.sep in before and not before.endswith(_CARDS) and word.endswith(_CARDS) and not is_path(word):
+            raise EvarError(
+                f"task card not found: {before},{word}; a path with a comma is kept whole where it exists; is it right? "
+                f"Else {_AS_AN_ITEM}"
+            )
+    return words
+
+
+_CARDS = (".yaml", ".yml")
+_AS_AN_ITEM = "give it as an item of a list in a grid file"
+
+
+def _listed(names: Any, kind: str, is_several: Callable[[str], bool]) -> list[Any]:
+    """The items of a list (of lists), none split; EvarError for an item that can only be meant as several."""
+    found = []
+    for name in names if isinstance(names, (list, tuple)) else [names]:
+        if isinstance(name, (list, tuple)):
+            found += _listed(name, kind, is_several)
+            continue
+        name = name.strip() if isinstance(name, str) else name
+        if isinstance(name, str) and "," in name and is_several(name):
+            items = ", ".join(repr(word.strip()) for word in name.split(","))
+            raise EvarError(f"{name!r}: an item of a list is one {kind}: write {items} as items of their own")
+        found += [] if isinstance(name, str) and not name else [name]
+    return found
+
+
+def _is_one_encoder(text: str) -> bool:
+    """Whether a text with commas names an encoder whose path, with the comma in it, is there."""
+    path = _path_of(text)
+    return "," in path and is_path(path)
+
+
+def _path_of(word: str) -> str:
+    """What may be a path in an encoder word: what follows its first `@`, else its scheme; "" where there is neither."""
+    before, _, path = word.partition("@") if "@" in word else word.partition(":")
+    return "" if "," in before else path.strip()
+
+
+def _may_be_encoder(word: str) -> bool:
+    """Whether a word has the form of an encoder's name: registered, of a scheme, or a glob."""
+    from importlib.metadata import entry_points
+
+    from evar.encoders.registry import ENTRY_POINTS, list_encoders, parse
+
+    try:
+        parsed = parse(word)
+    except EvarError:
+        return False
+    known = parsed.scheme or parsed.name in list_encoders() or _is_glob(parsed.name)
+    return bool(known) or parsed.name in {point.name for point in entry_points(group=ENTRY_POINTS)}
 
 
 def expand_encoders(names: str | Sequence[Any] | Any) -> list[Any]:
@@ -130,7 +216,7 @@ def expand_encoders(names: str | Sequence[Any] | Any) -> list[Any]:
     from evar.encoders.registry import list_encoders
 
     found: list[Any] = []
-    for name in split_names(names):
+    for name in split_encoders(names):
         scheme, _, pattern = name.rpartition(":") if isinstance(name, str) else ("", "", "")
         # Only registered names are matched: paths and handles (hf:, tfhub:, NAME@FILE) may hold these characters.
         if isinstance(name, str) and _is_glob(pattern) and scheme in ("", "random") and "@" not in name:
@@ -158,7 +244,7 @@ def expand_tasks(names: str | Sequence[Any] | Any, tasks_dir: str | None = None)
 
     suites = list_suites(tasks_dir)
     found: list[Any] = []
-    for name in split_names(names):
+    for name in split_tasks(names):
         if isinstance(name, str) and name in suites:
             found += suites[name]
         elif isinstance(name, str) and _is_glob(name) and not name.endswith((".yaml", ".yml")):

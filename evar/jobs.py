@@ -128,7 +128,7 @@ def work(job: dict[str, Any]) -> None:
 
         if this.threads:
             torch.set_num_threads(this.threads)
-        rows = runner.run(this.encoder, this.task, reporter=teller, **this.settings)
+        rows = runner.run([this.encoder], [this.task], reporter=teller, **this.settings)
         teller.tell(state="done", cells=rows["cell_id"].tolist())
     except EvarError as error:
         teller.tell(state="failed", error=str(error))

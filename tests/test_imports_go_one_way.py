@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "evar"
-BASE = {"errors", "files", "extras", "download", "events", "yaml_files", "products"}
+BASE = {"errors", "files", "extras", "download", "events", "yaml_files", "products", "words"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
@@ -17,6 +17,7 @@ ALLOWED = {
     "events": set(),
     "yaml_files": {"errors"},
     "products": set(),
+    "words": set(),
     "datasets": BASE | {"audio"},
     "audio": BASE,
     "encoders": BASE | {"audio"},

@@ -99,14 +99,14 @@ def compare_command(
         raise EvarError(f"--alpha: expected a number between 0 and 1, found {alpha:g}")
     form = format_of(output, form, _SUFFIXES, "text")
     reporter = _Quiet(-1 if quiet else verbose)
-    words = [word for given in encoders for word in given.split(",") if word]
+    results = Results(settings["results"])
+    if results.folder.exists() and not results.folder.is_dir():
+        raise EvarError(f"--results {results.folder} is not a folder")
+    words = [word for given in encoders for word in _words(given, results)]
     if baseline is not None and baseline not in words:
         words.append(baseline)
     if not words:
         raise EvarError("compare needs two encoders, found none")
-    results = Results(settings["results"])
-    if results.folder.exists() and not results.folder.is_dir():
-        raise EvarError(f"--results {results.folder} is not a folder")
     if no_run or tasks is None:
         wanted = _pairs(prefer)
         rows, notes = _stored(results, words, tasks, protocol, wanted, settings)
@@ -143,6 +143,14 @@ class _Quiet(Bars):
     def say(self, text: str) -> None:
         if self.verbosity > 0 or not text.endswith("already measured, nothing to do"):
             super().say(text)
+
+
+def _words(given: str, results: Any) -> list[str]:
+    """One argument as encoder words; a comma may belong to a path that is there, or to a label that was measured."""
+    from evar.cells import split_encoders
+
+    is_label = "," in given and results.folder.exists() and given in set(results.leaderboard()["encoder"])
+    return [given] if is_label else split_encoders(given)
 
 
 def _measured(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evar.cli.options import Group, format_option, print_json, table, tasks_dir_option
+from evar.errors import EvarError
 
 if TYPE_CHECKING:
+    from evar.datasets import Card
     from evar.encoders.registry import Entry
 
 
@@ -99,14 +103,25 @@ def tasks_command(tasks_dir: str | None, output: str) -> None:
     click.echo("\n'evar task show TASK' tells more; 'evar data fetch TASK' or 'evar data mini TASK' gets the audio.")
 
 
-def _summary(card: object) -> dict:
+def _summary(card: Card) -> dict[str, Any]:
+    """All that a card says, its base's words included; of the layout's options those it gives and the defaults."""
+    from evar.datasets import layouts
+
     said = asdict(card)
-    return {key: said[key] for key in _SHOWN if said[key] not in (None, "", (), {}, False)}
+    del said["shadows"]
+    kept = {key: value for key, value in said.items() if value not in (None, "", (), {}, False)}
+    options = dict(card.options)
+    with contextlib.suppress(EvarError):  # a list of cards is not broken by one of an unknown layout
+        options = {**layouts.load(card).OPTIONS, **card.options}
+    if options:
+        kept["options"] = options
+    return {key: kept[key] for key in (*_FIRST, *kept) if key in kept}
 
 
-_SHOWN = (
+_FIRST = (
     "name",
     "version",
+    "base",
     "title",
     "asks",
     "seconds",
@@ -114,20 +129,17 @@ _SHOWN = (
     "multilabel",
     "split",
     "folds",
+    "split_file",
     "group",
+    "groups_disjoint",
     "classes",
     "counts",
     "layout",
+    "options",
     "folders",
-    "licence",
-    "citation",
-    "homepage",
-    "bring",
-    "fetch",
-    "corpora",
-    "paper",
-    "path",
+    "lists",
 )
+_WIDE = len("groups_disjoint")
 
 
 @click.group(cls=Group)
@@ -145,7 +157,9 @@ def task_command() -> None:
 @tasks_dir_option
 @format_option
 def show(task: str, tasks_dir: str | None, output: str) -> None:
-    """Show the card of TASK (a name or a card file): what is asked, the split, the licence, where to get it.
+    """Show all that the card of TASK (a name or a card file) says: what is asked, split, options, licence, where to get it.
+
+    What a card takes from its `base` is shown with it; layout options that it leaves alone are marked as defaults.
 
     \b
     Example:
@@ -158,13 +172,28 @@ def show(task: str, tasks_dir: str | None, output: str) -> None:
     if output == "json":
         return print_json(summary)
     for key, value in summary.items():
-        if key == "fetch":
-            value = "\n".join(f"{item['url']} ({item['bytes'] or '?'} bytes)" for item in value)
-        elif isinstance(value, dict):
-            value = ", ".join(f"{name} {item}" for name, item in value.items())
-        elif isinstance(value, (list, tuple)):
-            value = ", ".join(map(str, value))
-        lines = str(value).splitlines()
-        click.echo(f"{key:>10}  {lines[0]}")
-        for line in lines[1:]:
-            click.echo(f"{'':>10}  {line}")
+        text = _text(key, value, card)
+        for i, line in enumerate(text.splitlines()):
+            click.echo(f"{key if i == 0 else '':>{_WIDE}}  {line}")
+
+
+def _text(key: str, value: Any, card: Card) -> str:
+    if key == "fetch":
+        return "\n".join(f"{item['url']} ({item['bytes'] or '?'} bytes)" for item in value)
+    if key == "options":
+        return "\n".join(
+            f"{name}: {json.dumps(item, ensure_ascii=False)}{'' if name in card.options else ' (default)'}"
+            for name, item in value.items()
+        )
+    if key == "paper":
+        return "; ".join(f"{name}: {_text('', items, card)}" for name, items in value.items())
+    if key == "split_file":
+        from evar.datasets.card import find_split_file
+
+        found = find_split_file(card, None)
+        return f"{value} ({'found: ' + str(found) if found else 'to lie beside the card or in the dataset folder'})"
+    if key == "lists":
+        return "\n".join(f"{name} (sha256 {sha})" for name, sha in value.items())
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -170,11 +170,10 @@ PLACE = ("engine", "workers", "engine_options", "retries")
 
 
 def _are_swapped(encoders: str, tasks: str, tasks_dir: str | None) -> bool:
-    from evar.cells import split_names
     from evar.datasets import list_cards
     from evar.encoders.registry import list_encoders
 
-    first, second = set(split_names(encoders)), set(split_names(tasks))
+    first, second = ({word.strip() for word in words.split(",")} for words in (encoders, tasks))
     return second <= set(list_encoders()) and first <= set(list_cards(tasks_dir))
 
 
@@ -219,10 +218,10 @@ def echo_command(encoders: Any, tasks: Any, options: dict[str, Any], results: Pa
     """Keep the whole command as a file that `evar run` takes, in `RESULTS/commands/`, named by its content."""
     import yaml
 
-    from evar.cells import split_names
+    from evar.cells import split_encoders, split_tasks
     from evar.files import atomic_write, digest
 
-    command = {"encoders": split_names(encoders), "tasks": split_names(tasks)}
+    command = {"encoders": split_encoders(encoders), "tasks": split_tasks(tasks)}
     command |= {
         name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, False, ())
     }

@@ -126,8 +126,8 @@ def _fill(gaps: list[Missing], plan: Plan, reporter: Bars) -> None:
         for task in gap.tasks:
             try:
                 runner.run(
-                    gap.encoder,
-                    task,
+                    [gap.encoder],
+                    [task],
                     reporter=reporter,
                     probe=[plan.probe],
                     layers=gap.layers or None,
@@ -238,14 +238,12 @@ def _measure(encoder: str, task: str, protocol: str, reporter: Bars, settings: M
     from evar import runner
     from evar.cells import expand_encoders, expand_tasks
 
-    for what, names in (
-        ("encoder", expand_encoders(encoder)),
-        ("task", expand_tasks(task, settings["tasks_dir"])),
-    ):
+    encoders, tasks = expand_encoders(encoder), expand_tasks(task, settings["tasks_dir"])
+    for what, names in (("encoder", encoders), ("task", tasks)):
         if len(names) != 1:
             raise EvarError(f"evar reproduce takes one {what}, found {', '.join(map(str, names))}")
     try:
-        rows = runner.run(encoder, task, reporter=reporter, probe=[protocol], **settings)
+        rows = runner.run(encoders, tasks, reporter=reporter, probe=[protocol], **settings)
     except EvarError as error:
         raise EvarError(f"{error} (to judge a stored row without running: --no-run)") from error
     return rows["cell_id"].iloc[0]

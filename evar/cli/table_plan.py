@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,11 @@ class Plan:
         self.protocol: Protocol = get_protocol(self.probe)
         self.known = _known_encoders()
         self.cards = set(list_cards(settings["tasks_dir"]))
-        self.words_given = [] if encoders is None else [_wanted(word) for word in _words(encoders)]
+        self.words_given = (
+            []
+            if encoders is None
+            else [_wanted(word) for word in _words(encoders, {one.model for one in self.figures})]
+        )
         self.checked = False
 
     def table(self) -> tuple[Table, list[Missing]]:
@@ -139,8 +143,11 @@ def _task_names(words: str, tasks_dir: str | None) -> tuple[str, ...]:
     return names
 
 
-def _words(encoders: str) -> list[str]:
-    found = list(dict.fromkeys(word.strip() for word in encoders.split(",") if word.strip()))
+def _words(encoders: str, models: Collection[str]) -> list[str]:
+    from evar.words import is_path_after, split_words
+
+    found = split_words(encoders, lambda text: text in models or is_path_after("@")(text))
+    found = list(dict.fromkeys(found))
     if not found:
         raise EvarError("--encoders: no name given")
     return found

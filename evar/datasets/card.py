@@ -6,6 +6,7 @@ wherever a name does. A card that hides a shipped one of another content warns (
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import warnings
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from evar.datasets import card_values as values
-from evar.errors import EvarError, unknown
+from evar.datasets.part_words import part_of
+from evar.errors import EvarError, nearest, unknown
 from evar.files import digest
 
 SUITES_FILE = "suites.yaml"
@@ -88,13 +90,17 @@ def find_card(name: str | os.PathLike, tasks_dir: str | os.PathLike | None = Non
     """
     name = os.fspath(name)
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
+        path = Path(name).expanduser()
         if not path.is_file():
-            raise EvarError(f"task card not found: {path}; give the name of a task (`evar tasks`) or an existing card")
+            raise _no_such_card(name, tasks_dir)
     else:
         path = _look_up(name, _folders(tasks_dir))
+        if path is None and (cards := _cards_called(name, tasks_dir)):
+            raise EvarError(
+                f"unknown task {name!r}; did you mean {_or(cards)}? (a path that ends in .yaml is a card file)"
+            )
         if path is None:
-            raise unknown("task", name, _stems(tasks_dir), "(`evar tasks` lists all)")
+            raise unknown("task", name, _stems(tasks_dir), "(`evar tasks` lists all; a card of your own: PATH.yaml)")
     return _warn_of_shadow(_read_card(path, tasks_dir))
 
 
@@ -130,14 +136,22 @@ def list_suites(tasks_dir: str | os.PathLike | None = None) -> dict[str, tuple[s
 def find_split_file(card: Card, root: Path | None) -> Path | None:
     """The card's `split_file`: beside the card, beside the shipped cards, or in the data root; else None.
 
-    A list that ships is not replaced by one in the data; a synthetic stand-in brings its own.
+    A list that ships is not replaced by one in the data; a synthetic stand-in brings its own. Warns where the data root
+    holds another list than the one that is taken.
     """
     if card.split_file is None:
         return None
     folders = [card.path.parent if card.path else None, _shipped(), root]
     if root and (root / "EVAR_SYNTHETIC.json").exists():
         folders.insert(0, root)
-    return next((p for folder in folders if folder and (p := folder / card.split_file).is_file()), None)
+    there = [path for folder in folders if folder and (path := folder / card.split_file).is_file()]
+    in_data = there[-1] if len(there) > 1 and root and there[-1] == root / card.split_file else None
+    if in_data and there[0].read_bytes() != in_data.read_bytes():
+        warnings.warn(
+            f"{card.name}: there are two lists {card.split_file}, and they differ: {there[0]} is taken, {in_data} is not; "
+            "remove one of the two, or name one of them otherwise"
+        )
+    return there[0] if there else None
 
 
 # --- look-up ---------------------------------------------------------------------------------------------------------
@@ -166,6 +180,42 @@ def _folders(tasks_dir: str | os.PathLike | None) -> list[Path]:
     named += [Path(entry).resolve() for entry in os.environ.get("EVAR_TASKS", "").split(os.pathsep) if entry]
     named += [Path("tasks").resolve(), _shipped()]
     return [folder for folder in dict.fromkeys(named) if folder is not None and folder.is_dir()]
+
+
+_NEAR = 2  # folders deep, below the working directory and --tasks-dir, that a card is looked for in to be named
+
+
+def _no_such_card(name: str, tasks_dir: str | os.PathLike | None) -> EvarError:
+    stem = Path(name).stem
+    if cards := _cards_called(stem, tasks_dir):
+        return EvarError(f"task card not found: {name}; did you mean {_or(cards)}?")
+    if stem in _stems(tasks_dir):
+        return EvarError(f"task card not found: {name}; did you mean the task {stem!r}?")
+    near = nearest(Path(name).name, [path.name for path in Path(name).parent.glob("*.y*ml")])
+    if near:
+        return EvarError(f"task card not found: {name}; did you mean {Path(name).with_name(near)}?")
+    return EvarError(f"task card not found: {name}; give the name of a task (`evar tasks`) or an existing card")
+
+
+def _cards_called(name: str, tasks_dir: str | os.PathLike | None) -> list[str]:
+    """Files NAME.yaml and NAME.yml that lie near the user (nearest first), as one would type them."""
+    stem = Path(name).name
+    if not stem or not NAME.fullmatch(stem):
+        return []
+    starts = [Path(name).parent, Path(), *([Path(tasks_dir)] if tasks_dir is not None else [])]
+    found: dict[Path, str] = {}
+    for start in starts:
+        for depth in range(_NEAR + 1):
+            for suffix in (".yaml", ".yml"):
+                for path in sorted(start.glob("*/" * depth + glob.escape(stem) + suffix)):
+                    if path.is_file() and not any(part.startswith(".") and part != ".." for part in path.parts):
+                        text = path.as_posix()
+                        found.setdefault(path.resolve(), text if path.is_absolute() or "/" in text else f"./{text}")
+    return list(found.values())[:3]
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(names)
 
 
 def _stems(tasks_dir: str | os.PathLike | None) -> dict[str, Path]:
@@ -244,7 +294,12 @@ def _card(stated: dict[str, Any], path: Path) -> Card:
     allowed = [f"fold{k}" for k in range(1, given.get("folds", 0) + 1)] or ["train", "valid", "test"]
     for key in given.get("counts", {}):
         if key not in ("clips", *allowed):
-            raise EvarError(f"{path}: {unknown('count', key, ['clips', *allowed])}")
+            meant = part_of(key)
+            if meant in allowed:
+                raise EvarError(
+                    f"{path}: 'counts': unknown count {key!r}; did you mean {meant!r}? (so evar calls that part)"
+                )
+            raise EvarError(f"{path}: 'counts': {unknown('count', key, ['clips', *allowed])}")
     if "group" not in given and given.get("groups_disjoint"):
         raise EvarError(f"{path}: 'groups_disjoint: true' needs 'group' (what a group is)")
     given.setdefault("groups_disjoint", "group" in given)

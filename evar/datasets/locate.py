@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from evar.datasets.card import Card, find_split_file
+from evar.datasets.layouts import lies
+from evar.datasets.part_words import part_of
 from evar.datasets.tables import SYNTHETIC_FILE
 from evar.errors import EvarError
 
@@ -18,33 +22,36 @@ def locate(card: Card, layout: ModuleType, options: Mapping[str, object], data: 
     """The dataset folder of `card`.
 
     Each value of `data` is a dataset root, the parent folder of one, or `TASK=DIR` (which settles it for that task).
-    A root is recognised by the layout's markers, or one level below a parent by the card's folder names first and the
-    markers second. Places are tried in turn: `data`, `EVAR_DATA` (split at os.pathsep), `./data`; the first with a
-    match wins. Raises EvarError: two different matches in one place, none anywhere, a value that is not a folder.
+    A root is recognised by the layout's markers, by its name, or by what it holds (the layout's `holds`); one level below
+    a parent by the card's folder names first and the markers second. Places are tried in turn: `data`, `EVAR_DATA`
+    (split at os.pathsep), `./data`; the first with a match wins. Raises EvarError: two different matches in one place,
+    none anywhere, a value that is not a folder.
     """
     named, general = _split_values(card, data)
     if len(named) > 1:
         raise EvarError(f"{card.name}: two folders are given: {' and '.join(map(str, named))}; keep one")
     if named:
         return named[0]
-    markers = _markers(card, layout, options)
+    signs = _Signs(card, layout, options)
     from_environment = [Path(p) for p in os.environ.get("EVAR_DATA", "").split(os.pathsep) if p]
     default = [Path("data")] if Path("data").is_dir() else []
     for origin, folders in (("--data", general), ("EVAR_DATA", from_environment), ("./data", default)):
-        found: dict[tuple[int, int], Path] = {}
+        found: dict[tuple[int, int], tuple[int, Path]] = {}
         for folder in folders:
             if not folder.is_dir():
                 raise EvarError(
                     f"{origin} {folder} is not a folder; give a dataset's folder or the folder that holds it"
                 )
-            for match in _matches(folder, card, markers):
-                found.setdefault(_identity(match), match)
-        if len(found) > 1:
-            listed = " and ".join(map(str, found.values()))
+            rank, matches = _matches(folder, signs)
+            for match in matches:
+                found.setdefault(_identity(match), (rank, match))
+        best = [match for rank, match in found.values() if rank == min(rank for rank, _ in found.values())]
+        if len(best) > 1:
+            listed = " and ".join(map(str, best))
             raise EvarError(f"{card.name}: more than one folder matches: {listed}; choose with --data {card.name}=DIR")
-        if found:
-            return next(iter(found.values()))
-    raise _not_found(card, markers, [*general, *from_environment, Path("data")])
+        if best:
+            return best[0]
+    raise _not_found(card, signs.markers, [*general, *from_environment, Path("data")])
 
 
 def _split_values(card: Card, data: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -55,42 +62,95 @@ def _split_values(card: Card, data: Sequence[str]) -> tuple[list[Path], list[Pat
         task, equals, folder = value.partition("=")
         if not equals or not re.fullmatch(r"[\w.-]+", task) or Path(value).exists():
             general.append(Path(value).expanduser())
-        elif task == card.name:
+        else:  # one for another task is not looked for here, but a folder that is not there is of no use to any
             path = Path(folder).expanduser()
             if not path.is_dir():
                 raise EvarError(f"--data {value}: {path} is not a folder")
-            named.setdefault(_identity(path), path)
+            if task == card.name:
+                named.setdefault(_identity(path), path)
     return list(named.values()), general
 
 
-def _markers(card: Card, layout: ModuleType, options: Mapping[str, object]) -> list[str]:
-    """The layout's markers, with `{option}` filled in; a split file in the data root marks it too."""
-    if card.split_file is not None and find_split_file(card, None) is None:
-        return [card.split_file]
-    if hasattr(layout, "markers"):
-        return list(layout.markers(options))
-    return [marker.format(**options) for marker in layout.MARKERS]
+class _Signs:
+    """By what a dataset's folder is known: files of the layout (certain), its name, and what it holds (a good guess)."""
+
+    def __init__(self, card: Card, layout: ModuleType, options: Mapping[str, object]) -> None:
+        self.card, self.layout = replace(card, options=options), layout
+        self.names = card.folders or (card.name,)
+        self.markers = (
+            list(layout.markers(options))
+            if hasattr(layout, "markers")
+            else [marker.format(**options) for marker in layout.MARKERS]
+        )
+        if card.split_file is not None:
+            if find_split_file(card, None) is None:  # it is in the dataset's folder, or nowhere
+                self.markers = [card.split_file]
+            elif any("{" in marker for marker in layout.MARKERS):  # what the markers name is not read
+                self.markers = []
+
+    def marked(self, folder: Path) -> bool:
+        """Whether the layout's own files are there."""
+        return bool(self.markers) and all(lies(self.layout, folder, marker).exists() for marker in self.markers)
+
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder looks like the dataset, by its layout's own judgement; never an error."""
+        if self.marked(folder) or _is_mini_of(folder, self.card):
+            return True
+        look = getattr(self.layout, "holds", None)
+        if look is None:
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return look(folder, self.card)
+            except (EvarError, OSError):
+                return False
 
 
-def _matches(folder: Path, card: Card, markers: list[str]) -> list[Path]:
-    """The dataset roots at `folder` or one level below, from the best kind of evidence that there is."""
+_CERTAIN, _BY_NAME, _BY_LOOK = range(3)
 
-    def marked(path: Path) -> bool:
-        return bool(markers) and all((path / marker).exists() for marker in markers)
 
-    if marked(folder):
-        return [folder]
-    names = card.folders or (card.name,)
+def _matches(folder: Path, signs: _Signs) -> tuple[int, list[Path]]:
+    """The dataset roots at `folder` or one level below, from the best kind of evidence that there is, and its rank."""
+    if signs.marked(folder):
+        return _CERTAIN, [folder]
+    names = signs.names
+    is_named = folder.resolve().name in names
     by_name = [folder / name for name in names if (folder / name).is_dir()]
-    marked_by_name = [path for path in by_name if marked(path)]
-    if marked_by_name:
-        return marked_by_name
+    below = [path for path in by_name if signs.holds(path)]
+    if signs.holds(folder):
+        return (_BY_NAME if is_named else _BY_LOOK), [folder, *below]
+    part = next((path for path in by_name if _is_one_of_the_parts(path)), None)
+    if part is not None:
+        raise EvarError(
+            f"{signs.card.name}: {folder} holds other parts of a split beside {part.name}, so that it is not certain which "
+            f"of the two is the dataset; choose with --data {signs.card.name}={folder} or --data {signs.card.name}={part}"
+        )
+    if below:
+        return _CERTAIN, below
     try:
-        below = sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+        inside = sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
     except OSError as error:
         raise EvarError(f"cannot read {folder}: {error.strerror}") from None
-    by_markers = [path for path in below if marked(path) and not _is_mini_of_another(path, card)]
-    return by_markers or by_name or ([folder] if folder.resolve().name in names else [])
+    by_markers = [path for path in inside if signs.marked(path) and not _is_mini_of_another(path, signs.card)]
+    if by_markers:
+        return _CERTAIN, by_markers
+    return _BY_NAME, by_name or ([folder] if is_named else [])
+
+
+def _is_one_of_the_parts(folder: Path) -> bool:
+    """Whether a folder is called as a part or fold is, and lies beside another such."""
+
+    def is_part(name: str) -> bool:
+        return part_of(name) is not None or re.fullmatch(r"fold[ _-]?\d+", name.lower()) is not None
+
+    return is_part(folder.name) and any(
+        is_part(entry.name) and entry.name != folder.name for entry in os.scandir(folder.parent) if entry.is_dir()
+    )
+
+
+def _is_mini_of(folder: Path, card: Card) -> bool:
+    return (folder / SYNTHETIC_FILE).exists() and not _is_mini_of_another(folder, card)
 
 
 def _is_mini_of_another(folder: Path, card: Card) -> bool:

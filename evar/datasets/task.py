@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from evar.audio.pointers import missing_link
@@ -141,7 +142,7 @@ def load_task(
         raise EvarError(f"{card.name}: {root} is not a folder; give the dataset's folder")
     stated = synthetic_counts(root, card)
     if stated is None:
-        _check_lists(root, card)
+        _check_lists(root, card, layout)
     try:
         clips = _checked(layout.read(root, replace(card, options=options)), root, card)
         clips, missing = resolve_files(clips, root)
@@ -195,13 +196,14 @@ def synthetic_counts(root: Path, card: Card) -> dict[str, int] | None:
     return counts
 
 
-def _check_lists(root: Path, card: Card) -> None:
+def _check_lists(root: Path, card: Card, layout: ModuleType) -> None:
     """The official split lists, by checksum: what comes with other lists is another task."""
     for file, expected in card.lists.items():
-        found = list_sha256(root / file)
+        path = layouts.lies(layout, root, file)
+        found = list_sha256(path)
         if found != expected:
             raise EvarError(
-                f"{card.name}: {root / file} is not the official list (sha256 {expected[:12]}..., "
+                f"{card.name}: {path} is not the official list (sha256 {expected[:12]}..., "
                 f"found {found[:12]}...): other clips or another split are not {card.name}, also not with --partial; "
                 f"restore the official list, or {OWN_CARD}"
             )

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from evar.audio import listing
@@ -103,7 +104,7 @@ def verify(
     if not root.is_dir():
         raise EvarError(f"{card.name}: {root} is not a folder; give the dataset's folder")
     synthetic = (root / SYNTHETIC_FILE).exists()
-    wrong_lists = [] if synthetic else list(_wrong_lists(card, root))
+    wrong_lists = [] if synthetic else list(_wrong_lists(card, root, layout))
     messages = list(wrong_lists)
 
     clips, missing, heard, notes = None, [], [], []
@@ -201,17 +202,18 @@ def _hearing(heard: list[str], notes: list[str], card: Card, root: Path) -> Iter
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _wrong_lists(card: Card, root: Path) -> Iterator[str]:
+def _wrong_lists(card: Card, root: Path, layout: ModuleType) -> Iterator[str]:
     """One message for each split list that is absent or not the official one."""
     for file, expected in card.lists.items():
+        path = layouts.lies(layout, root, file)
         try:
-            found = list_sha256(root / file)
+            found = list_sha256(path)
         except EvarError as error:
             yield str(error)
             continue
         if found != expected:
             yield (
-                f"{root / file} is not the official list: expected sha256 {expected}, found {found}; restore it, or "
+                f"{path} is not the official list: expected sha256 {expected}, found {found}; restore it, or "
                 "write a card of another name for this split"
             )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evar.errors import EvarError, unknown
 from evar.results import Results
+from evar.words import split_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,8 +97,8 @@ def filtered(
     for name, words in given.items():
         if not words or not len(rows):
             continue
-        wanted = [words, *(word.strip() for word in words.split(","))]
         there = set(rows[name])
+        wanted = split_words(words, there.__contains__)
         rows = rows[[any(matches(value, word) for word in wanted) for value in rows[name]]]
         if not len(rows):
             asked = ", ".join(f"{name} {words}" for name, words in given.items() if words)

@@ -217,7 +217,10 @@ def test_suites():
     assert suites["paper9"] == ("esc50", "us8k", "spcv2", "vc1", "voxforge", "cremad", "gtzan", "nsynth", "surge")
     assert set(suites["seven"]) < set(suites["paper9"])
     assert "pack" not in suites
-    assert len(list_suites(Path(__file__).parents[1] / "cards")["pack"]) == 6
+    own = list_suites(Path(__file__).parents[1] / "cards")
+    assert (len(own["pack"]), len(own["pack-own"])) == (6, 6)
+    assert find_card("pack-emodb", Path(__file__).parents[1] / "cards").seconds == 2.0
+    assert find_card("emodb").seconds == 4.0
 
 
 def test_listing_imports_nothing_heavy():

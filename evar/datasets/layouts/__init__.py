@@ -2,6 +2,9 @@
 
 A layout may also have TYPES (option -> types, where the default's type is not the only one), `markers(options)` in place
 of MARKERS, and `idle(card)`, which says of an option that the card gives why it cannot have an effect.
+
+Where there is use for them: ELSEWHERE (official path -> places in copies that arrange the files otherwise) and
+holds(root, card) (whether a folder looks like the dataset, for layouts without files of their own).
 """
 
 from __future__ import annotations
@@ -47,6 +50,12 @@ def options(card: Card, layout: ModuleType) -> dict[str, Any]:
     if without_effect is not None:
         raise EvarError(f"{card.path}: 'options': {without_effect}; remove one of the two")
     return given
+
+
+def lies(layout: ModuleType, root: Path, file: str) -> Path:
+    """Where `file`, a path of the official layout, lies in `root`: there, or where the layout's ELSEWHERE says."""
+    places = [root / file, *(root / other for other in getattr(layout, "ELSEWHERE", {}).get(file, ()))]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _typed(value: Any, default: Any, where: str) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evar.datasets import own_values
 from evar.datasets.own_table import LINE, PATH, SOURCE, no_column, read_rows
+from evar.datasets.recognise import holds_listed_files
 from evar.datasets.tables import columns_of, first_names, without_extension
 from evar.errors import EvarError
 
@@ -101,6 +102,11 @@ def _check(card: Card) -> None:
         )
     if isinstance(options["file"], dict) and not options["file"]:
         raise EvarError(f"{where}: 'file': expected a list for each part, such as {{train: train.csv, test: test.csv}}")
+
+
+def holds(root: Path, card: Card) -> bool:
+    """Whether files of the list are in `root`: for lists that lie beside the card."""
+    return holds_listed_files(read, root, card)
 
 
 def _where(rows: DataFrame) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar.audio.listing import is_audio
+from evar.datasets.recognise import holds_listed_files
 from evar.datasets.tables import without_extension
 from evar.errors import EvarError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from evar.datasets.card import Card
 
 OPTIONS: dict = {}
-MARKERS: tuple[str, ...] = ()  # a folder `wav` alone says little: found by the card's folder names
+MARKERS: tuple[str, ...] = ()  # a folder `wav` alone says little
 _EMOTIONS = {
     "W": "anger",
     "L": "boredom",
@@ -48,6 +49,11 @@ def read(root: Path, card: Card) -> DataFrame:
         clip_id = f"wav/{name}"
         rows.append((clip_id, f"{clip_id}.wav", _EMOTIONS[parts[3]], fold_of[parts[1]], parts[1]))
     return pd.DataFrame(rows, columns=["clip_id", "path", "label", "fold", "group"])
+
+
+def holds(root: Path, card: Card) -> bool:
+    """Whether `root` has a folder `wav` with files named as EmoDB's are."""
+    return holds_listed_files(read, root, card)
 
 
 def write_mini(root: Path, card: Card) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.datasets.layouts import lies
 from evar.datasets.tables import read_csv, relative, without_extension
 from evar.errors import EvarError
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 OPTIONS = {"esc10": False}  # true: only the clips of the ESC-10 subset
 MARKERS = ("meta/esc50.csv", "audio")
+# Kaggle's copy: esc50.csv in the root, the clips in audio/audio and again, by sample rate, below it.
+ELSEWHERE = {"meta/esc50.csv": ("esc50.csv",)}
+_AUDIO = ("audio", "audio/audio", "audio/audio/44100", "audio/44100", "audio/audio/16000", "audio/16000")
 _COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
 _PER_CLASS_AND_FOLD = 8
 # Class names in the order of their target numbers.
@@ -35,8 +41,9 @@ def read(root: Path, card: Card) -> DataFrame:
 
     The official file names state fold, source, take and target. A row that says otherwise, or a fold with more than
     eight clips of a class, is not ESC-50 and is an EvarError: folds are never redrawn under this name.
+    In Kaggle's copy the csv lies in the root and the audio one or two folders deeper; ids are the official ones.
     """
-    path = root / "meta" / "esc50.csv"
+    path = lies(sys.modules[__name__], root, "meta/esc50.csv")
     table = read_csv(path, _COLUMNS)
     for row in table.itertuples(index=False):
         relative(row.filename, path)
@@ -53,9 +60,22 @@ def read(root: Path, card: Card) -> DataFrame:
         raise EvarError(f"{path}: fold {fold} has {crowded.max()} clips of target {target}, the official file has 8")
     if card.options.get("esc10", False):
         table = table[table["esc10"] == "True"].reset_index(drop=True)
-    paths = "audio/" + table["filename"]
-    clips = table[["fold"]].assign(clip_id=paths.map(without_extension), path=paths)
+    official = "audio/" + table["filename"]
+    paths = _audio_folder(root, set(table["filename"].map(without_extension))) + "/" + table["filename"]
+    clips = table[["fold"]].assign(clip_id=official.map(without_extension), path=paths)
     return clips.assign(label=table["category"], group=table["src_file"])
+
+
+def _audio_folder(root: Path, names: set[str]) -> str:
+    """The folder that holds the most of the clips; of equals the first of _AUDIO."""
+
+    def count(folder: str) -> int:
+        try:
+            return len(names & {without_extension(name) for name in os.listdir(root / folder)})
+        except OSError:
+            return 0
+
+    return max(_AUDIO, key=count)
 
 
 def write_mini(root: Path, card: Card) -> None:

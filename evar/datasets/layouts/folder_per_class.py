@@ -13,6 +13,7 @@ from evar.datasets import part_words
 from evar.datasets.card import find_split_file
 from evar.datasets.class_folders import ClassFolders
 from evar.datasets.drawn_split import drawn
+from evar.datasets.recognise import holds_classes, holds_listed_files, holds_parts
 from evar.datasets.tables import read_csv, relative, without_extension
 from evar.errors import EvarError, unknown
 
@@ -82,6 +83,13 @@ def _check_options(card: Card) -> None:
             f"{card.path or card.name}: the group {card.group!r} is not found: folders name no groups; give the card a "
             "split_file with a column group, or use the layout csv_columns"
         )
+
+
+def holds(root: Path, card: Card) -> bool:
+    """Whether `root` looks like the dataset itself, and not like the folder that holds it."""
+    if card.split_file is not None:
+        return holds_listed_files(read, root, card)
+    return holds_classes(root) if card.options["draw"] else holds_parts(root, card.options["parts"])
 
 
 def _from_split_file(root: Path, card: Card, part_column: str) -> DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar.datasets.card import find_split_file
+from evar.datasets.recognise import holds_listed_files
 from evar.datasets.tables import read_csv, relative, without_extension
 from evar.errors import EvarError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict = {}
 MARKERS: tuple[str, ...] = ()  # copies name the audio folder differently: found by the card's folder names
-_FOLDERS = ("genres", "genres_original")
+_FOLDERS = ("genres", "genres_original", "Data/genres_original")  # the last one: Kaggle's copy
 _GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
 _MINI_PARTS = ("train",) * 7 + ("valid",) * 2 + ("test",) * 4
 _MINI_RATE = 22050  # Hz, as the real set
@@ -25,8 +26,8 @@ _MINI_RATE = 22050  # Hz, as the real set
 def read(root: Path, card: Card) -> DataFrame:
     """The tracks of the card's `split_file` (columns path, label, split).
 
-    The lists leave out the repetitions, distortions and mislabellings that Sturm (2013) found. The audio
-    may lie in `genres/` or `genres_original/`, as `.wav` or `.au`; ids say `genres/` either way.
+    The lists leave out the repetitions, distortions and mislabellings that Sturm (2013) found. The audio may lie in
+    `genres/`, `genres_original/` or `Data/genres_original/` (Kaggle's copy), as `.wav` or `.au`; ids say `genres/`.
     """
     path = find_split_file(card, root)
     if path is None:
@@ -40,6 +41,11 @@ def read(root: Path, card: Card) -> DataFrame:
             raise EvarError(f"{path}: {entry!r} is not genres/GENRE/FILE; restore the list")
     paths = folder + table["path"].str.removeprefix("genres")
     return table[["label", "split"]].assign(clip_id=table["path"].map(without_extension), path=paths)
+
+
+def holds(root: Path, card: Card) -> bool:
+    """Whether tracks of the list are in `root`."""
+    return holds_listed_files(read, root, card)
 
 
 def write_mini(root: Path, card: Card) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.datasets.layouts import lies
 from evar.datasets.tables import read_csv, relative, without_extension
 from evar.errors import EvarError
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 OPTIONS: dict = {}
 MARKERS = ("metadata/UrbanSound8K.csv", "audio")
+# Kaggle's copy: fold1 to fold10 and the csv beside them, without the folders `audio` and `metadata`.
+ELSEWHERE = {"metadata/UrbanSound8K.csv": ("UrbanSound8K.csv",), "audio": ("fold1",)}
 _COLUMNS = ("slice_file_name", "fsID", "fold", "classID", "class")
 _IN_ORDER = (
     "air_conditioner car_horn children_playing dog_bark drilling engine_idling gun_shot jackhammer siren street_music"
@@ -25,9 +29,11 @@ _NAMES = _IN_ORDER.split()
 def read(root: Path, card: Card) -> DataFrame:
     """The rows of `metadata/UrbanSound8K.csv`, under the official ten folds; the group is the Freesound id (`fsID`).
 
+    In Kaggle's copy the csv and the folders fold1 to fold10 lie in the root; ids are the official ones either way.
+
     File names are `{fsID}-{classID}-{occurrence}-{slice}.wav`: a row that says otherwise is an EvarError.
     """
-    path = root / "metadata" / "UrbanSound8K.csv"
+    path = lies(sys.modules[__name__], root, "metadata/UrbanSound8K.csv")
     table = read_csv(path, _COLUMNS)
     for row in table.itertuples(index=False):
         relative(row.slice_file_name, path)
@@ -36,8 +42,9 @@ def read(root: Path, card: Card) -> DataFrame:
         named = known and _NAMES[int(row.classID)] == row[_COLUMNS.index("class")]
         if not named or row.slice_file_name.split("-")[:2] != [row.fsID, row.classID]:
             raise EvarError(f"{path}: {row.slice_file_name} and its row disagree; restore the official file")
-    paths = "audio/fold" + table["fold"] + "/" + table["slice_file_name"]
-    clips = table[["fold"]].assign(clip_id=paths.map(without_extension), path=paths)
+    official = "audio/fold" + table["fold"] + "/" + table["slice_file_name"]
+    paths = official if (root / "audio").is_dir() else official.str.removeprefix("audio/")
+    clips = table[["fold"]].assign(clip_id=official.map(without_extension), path=paths)
     return clips.assign(label=table["class"], group=table["fsID"])
 
 

@@ -138,7 +138,7 @@ def copies(card: Card, clips: DataFrame, groups: Sequence[tuple[str, ...]], how:
     for between, pairs in across.items():
         yield f"copies: {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of clips, {how}, {between}: {shortened(pairs)}"
     if others:
-        yield f"copies: {len(others)} clips under different labels: {shortened(others)}"
+        yield f"copies: {len(others)} {'clip' if len(others) == 1 else 'clips'} under different labels: {shortened(others)}"
     if within:
         yield f"copies: {within} {'clip is a copy' if within == 1 else 'clips are copies'} of another in the same {part}"
 

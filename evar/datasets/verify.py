@@ -134,7 +134,8 @@ def verify(
     if not any(line.startswith("left out: ") for line in doubts):
         doubts += filter(None, [Listing(root, (), (), left_out).said(_DOUBTFUL)])
     if clips is not None:
-        doubts += filter(None, [dangling(root, clips["path"][clips["clip_id"].isin(set(missing))])])
+        links = dangling(root, clips["path"][clips["clip_id"].isin(set(missing))])
+        doubts += [links] if links and not any(links in message for message in messages) else []
         doubts += _doubts(card, clips, copies, silent, audio)
     return Report(
         card=card.name,

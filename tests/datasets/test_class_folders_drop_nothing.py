@@ -190,6 +190,25 @@ def test_class_above_part_is_refused(own):
         own(PARTS + DRAW, [])
 
 
+def test_parts_below_parts_are_no_classes(own):
+    with pytest.raises(
+        EvarError, match=r"folders below fold1, fold2, fold3, \.\.\. are called test, train, as parts are"
+    ):
+        own(FOLDS, [f"fold{k}/{name}" for k in range(1, 6) for name in files(("train", "test"))])
+
+
+def test_one_folder_around_the_classes_can_be_named(own):
+    names = files(("train/audio", "test/audio"))
+    with pytest.raises(EvarError, match=r"one class, audio.*parts: {test/audio: test, train/audio: train}"):
+        own(PARTS, names)
+    assert own(PARTS + "options: {parts: {test/audio: test, train/audio: train}}\n", []).classes == ("cat", "dog")
+
+
+def test_names_in_any_script_are_classes(own):
+    names = ("\u732b", "dog \u00a0x", "\U0001f415", "a,b;c")
+    assert set(own(PARTS, files(("train", "test"), names)).classes) == set(names)
+
+
 def test_a_class_that_is_only_tested_is_named(own):
     with pytest.raises(EvarError, match="owl has clips in test and none in train"):
         own(PARTS, [*files(("train", "test")), *files(("test",), ("owl",))])

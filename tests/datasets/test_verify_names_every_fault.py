@@ -167,7 +167,7 @@ def test_equal_sound_in_another_format_is_a_copy_with_audio(whole):
 def test_copies_under_two_labels_are_named(whole):
     write(whole.root / "001.wav", 1)
     write(whole.root / "002.wav", 1)
-    assert "copies: 1 clips under different labels: 001.wav (cat) = 002.wav (dog)" in look(whole).findings
+    assert "copies: 1 clip under different labels: 001.wav (cat) = 002.wav (dog)" in look(whole).findings
 
 
 def test_digital_silence_is_named_and_no_copy(whole):

@@ -53,8 +53,10 @@ def read(root: Path, card: Card) -> DataFrame:
         clips = _table(tree.rows({"": ""}), part_column)
         tree.say()
         return clips.assign(**{part_column: drawn(clips, card.name, card.folds)}) if len(clips) else clips
-    rows = tree.rows(_parts(tree, card))
+    parts = _parts(tree, card)
+    rows = tree.rows(parts)
     tree.say()
+    _refuse_other_classes(rows, parts, root, card)
     clips = _table(rows, part_column)
     if part_column == "split" and not isinstance(card.classes, tuple):
         untaught = sorted(set(clips["label"]) - set(clips["label"][clips["split"] == "train"]))
@@ -170,6 +172,34 @@ def _parts(tree: ClassFolders, card: Card) -> dict[str, str]:
         )
         warnings.warn(f"{card.name}: {root}: read {read_as}", part_words.ReadAs)
     return found
+
+
+def _refuse_other_classes(rows: list[tuple[str, str, str]], parts: dict[str, str], root: Path, card: Card) -> None:
+    """EvarError where what stands in the place of classes is something else: more parts, or one folder around them."""
+    labels = sorted({label for _, label, _ in rows})
+    if isinstance(card.classes, tuple) or not labels:
+        return
+    if len(labels) > 1 and all(part_words.likely_part(one) or part_words.looks_like_fold(one) for one in labels):
+        raise EvarError(
+            f"{card.name}: {root}: the folders below {shortened(list(parts))} are called {shortened(labels)}, as parts are; "
+            "expected PART/CLASS/FILE: give --data one of them, or list the files in a csv (split_file)"
+        )
+    if len(labels) > 1:
+        return
+    below = [
+        path.removeprefix(folder + "/").split("/") for path, _, _ in rows for folder in parts if _is_in(path, folder)
+    ]
+    inner = {names[1] for names in below if len(names) > 2}
+    if len(inner) > 1 and all(len(names) > 2 for names in below):
+        named = ", ".join(f"{folder}/{labels[0]}: {part}" for folder, part in list(parts.items())[:12])
+        raise EvarError(
+            f"{card.name}: {root}: one class, {labels[0]}, and folders in it ({shortened(sorted(inner))}): if these are the "
+            f"classes, say so with options: {{parts: {{{named}}}}}"
+        )
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path.startswith(f"{folder}/")
 
 
 def _by_name(card: Card, names: list[str]) -> dict[str, str]:

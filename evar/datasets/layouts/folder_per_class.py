@@ -179,7 +179,7 @@ def _refuse_other_classes(rows: list[tuple[str, str, str]], parts: dict[str, str
     labels = sorted({label for _, label, _ in rows})
     if isinstance(card.classes, tuple) or not labels:
         return
-    if len(labels) > 1 and all(part_words.likely_part(one) or part_words.looks_like_fold(one) for one in labels):
+    if len(labels) > 1 and all(part_words.part_of(one) or part_words.looks_like_fold(one) for one in labels):
         raise EvarError(
             f"{card.name}: {root}: the folders below {shortened(list(parts))} are called {shortened(labels)}, as parts are; "
             "expected PART/CLASS/FILE: give --data one of them, or list the files in a csv (split_file)"

@@ -89,6 +89,7 @@ def verify(
     clips, missing = None, []
     with _collecting(messages):
         clips, missing = resolve_files(layout.read(root, replace(card, options=options)), root)
+    messages[:] = [str(card.in_its_words(EvarError(message))) for message in messages]
     messages[:] = dict.fromkeys(messages)  # an absent list is met twice
     groups = [] if clips is None else list(_straddling_groups(card, clips))
     messages += groups

@@ -36,6 +36,23 @@ _published_option = click.option(
 _quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and the result.")
 
 
+def _list(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Print the published tables that ship: name, lines, protocol."""
+    if not asked:
+        return
+    from evar.cli.options import table
+    from evar.reporting.published import figures, paper_tables
+
+    every = figures()
+    rows = []
+    for name, one in paper_tables().items():
+        mine = [figure for figure in every if figure.table == one.source]
+        protocol = one.protocol or mine[0].protocol
+        rows.append([name, f"{len({figure.model for figure in mine})}", f"{len(one.tasks)}", protocol, one.title])
+    click.echo(table(rows, ["table", "models", "tasks", "protocol of the source", ""], right={1, 2}))
+    ctx.exit()
+
+
 @click.command()
 @click.argument("name")
 @with_options(
@@ -52,6 +69,9 @@ _quiet_option = click.option("-q", "--quiet", is_flag=True, help="Say nothing bu
         "-o", "--output", metavar="FILE", help="Write a file; its suffix (.md, .tex, .csv, .html) gives the format."
     ),
     _published_option,
+    click.option(
+        "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the published tables."
+    ),
     click.option(
         "--run", "fill", is_flag=True, help="Measure the missing cells first, as far as weights and data are there."
     ),
@@ -78,7 +98,8 @@ def table_command(
 ) -> None:
     """Print the table NAME with what was measured beside what was published.
 
-    NAME: byola-v1, byola-v2 (the nine-task table), fusion, cola; a table of your own figures; a suite, or task names.
+    NAME: byola-v1, byola-v2 (the nine-task table), fusion, cola, ... (--list names all); a table of your own figures; a
+    suite, or task names. Tables of another protocol (kNN, fine-tuning, HEAR) are shown as published, with nothing beside.
     Cells that are not measured stay empty, and the commands that fill them are listed. Rows that are synthetic, partial,
     contaminated, of a subset or of another protocol never enter; they are listed with the reason.
 

@@ -52,13 +52,14 @@ class Plan:
         from evar.reporting.tables import build
         from evar.results import Results
 
-        found = measured(Results(self.settings["results"]), protocol=self.protocol, tasks=self.paper.tasks)
+        tasks = () if self.paper.protocol else self.paper.tasks  # figures of another protocol stand alone
+        found = measured(Results(self.settings["results"]), protocol=self.protocol, tasks=tasks)
         if not self.checked:
             labels = {*found.rows["encoder"], *found.left_out["encoder"]}
             self._check_words(labels)
             self.checked = True
         table = build(self.paper, self.figures, found, self.protocol, self.words_given)
-        return table, missing(table, self.known, self.cards)
+        return table, [] if self.paper.protocol else missing(table, self.known, self.cards)
 
     def words(self, table: Table, gaps: list[Missing]) -> Any:
         from evar.reporting.table_notes import words

@@ -22,6 +22,9 @@ from evar.errors import EvarError, nearest, unknown
 from evar.files import digest
 
 SUITES_FILE = "suites.yaml"
+_RESTORE = re.compile(
+    r"restore (?:the official (?:files?|lists?|folder|split)|the list|it)(?:, or write a card [^;]*)?"
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -74,6 +77,17 @@ class Card:
     def n_classes(self) -> int | None:
         """The number of classes, or None where the card leaves it to the training part."""
         return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+    @property
+    def is_official(self) -> bool:
+        """Whether evar ships this card: what it promises of a dataset is the publisher's, and can be restored."""
+        return self.path is not None and self.path.resolve().parent == _shipped()
+
+    def in_its_words(self, error: EvarError) -> EvarError:
+        """An error about the card's data; of a user's own nothing official can be restored: it is to be corrected."""
+        if self.is_official:
+            return error
+        return EvarError(_RESTORE.sub(f"correct it there, or the card ({self.path})", str(error)))
 
     @property
     def sha(self) -> str:

@@ -133,10 +133,17 @@ def load_task(
     Raises EvarError, one line, for whatever does not hold.
     """
     card = find_card(name, tasks_dir)
+    try:
+        return _loaded(card, root, [data] if isinstance(data, str) else data, partial)
+    except EvarError as error:
+        raise card.in_its_words(error) from None
+
+
+def _loaded(card: Card, root: str | os.PathLike | None, data: Sequence[str], partial: bool) -> Task:
     layout = layouts.load(card)
     options = layouts.options(card, layout)
     if root is None:
-        root = locate(card, layout, options, [data] if isinstance(data, str) else data)
+        root = locate(card, layout, options, data)
     root = Path(root)
     if not root.is_dir():
         raise EvarError(f"{card.name}: {root} is not a folder; give the dataset's folder")
@@ -277,8 +284,9 @@ def _count_absent_rows(clips: DataFrame, counts: Mapping[str, int], root: Path, 
     for key, expected in counts.items():
         if found.get(key, 0) > expected:
             what = "clips" if key == "clips" else f"clips in {key}"
+            whose = "the official set has" if card.is_official else "the card says"
             raise EvarError(
-                f"{card.name}: {root} has {found[key]} {what}, the official set has {expected}: this is "
+                f"{card.name}: {root} has {found[key]} {what}, {whose} {expected}: this is "
                 f"not {card.name}; restore the official folder, or {OWN_CARD}"
             )
     parts = sum(expected - found.get(key, 0) for key, expected in counts.items() if key != "clips")
@@ -297,7 +305,10 @@ def _missing_error(
     card: Card, root: Path, missing: list[str], n_missing: int, n_clips: int, links: str = ""
 ) -> EvarError:
     named = f": {first_names(sorted(missing))}" if missing else " (the lists there hold no more)"
-    restore = links or (f"`evar data fetch {card.name}`" if card.fetch else "restore the official folder")
+    restore = f"`evar data fetch {card.name}`" if card.fetch else "restore the official folder"
+    if not card.is_official and not card.fetch:
+        restore = "put them there, or take them out of the list"
+    restore = links or restore
     return EvarError(
         f"{card.name}: {n_missing} of {n_clips} clips are missing in {root}{named}; {restore}, see "
         f"`evar data verify {card.name}`, or go on without them with --partial (marked in every row)"

@@ -110,6 +110,7 @@ def verify(
     clips, missing, heard, notes = None, [], [], []
     with _collecting(messages), _hearing(heard, notes, card, root):
         clips, missing = resolve_files(layout.read(root, replace(card, options=options)), root)
+    messages[:] = [str(card.in_its_words(EvarError(message))) for message in messages]
     messages[:] = dict.fromkeys(messages)  # an absent list is met twice
     groups = [] if clips is None else list(_straddling_groups(card, clips))
     messages += groups

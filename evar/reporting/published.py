@@ -24,14 +24,22 @@ COLUMNS = (
     "metric",
     "mean",
     "std",
+    "spread",
+    "remark",
 )
+SPREADS = ("std", "ci95")
+METRICS = ("accuracy", "mAP")
 REQUIRED = ("table", "model", "task", "mean")
 _WEIGHTS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One published number. mean, std: percent (std None where none was published); "" where something is not known."""
+    """One published number. mean, std, ci95: percent; "" where something is not known.
+
+    std: the deviation over seeds, ci95: half of a 95 % interval; None where it was not published, so never both.
+    remark: why the figure is doubtful, or where it is quoted from.
+    """
 
     table: str
     model: str
@@ -44,6 +52,13 @@ class Figure:
     pooling: str = ""
     sample_rate: int | None = None
     metric: str = "accuracy"
+    ci95: float | None = None
+    remark: str = ""
+
+    @property
+    def spread(self) -> float | None:
+        """What stands after the ±, a deviation or half of an interval."""
+        return self.std if self.ci95 is None else self.ci95
 
     @property
     def weights_file(self) -> str:
@@ -54,7 +69,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """What a published table is. tasks: columns in order; average: the tasks that its average covers (none: it has none)."""
+    """What a published table is. tasks: columns in order; average: the tasks that its average covers (none: it has none).
+
+    protocol: in words where it is another one than that of the linear tables: nothing measured stands beside such figures.
+    marks: (model, task) -> what stands in place of a number that is not quoted.
+    """
 
     name: str
     source: str
@@ -63,6 +82,8 @@ class PaperTable:
     tasks: tuple[str, ...]
     average: tuple[str, ...]
     quoted: Mapping[str, float] = field(default_factory=dict)
+    protocol: str = ""
+    marks: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def figures(own: str | Path | None = None) -> list[Figure]:
@@ -88,12 +109,24 @@ def paper_tables() -> dict[str, PaperTable]:
             keys["source"],
             keys["title"],
             keys["citation"],
-            tuple(keys["tasks"]),
-            tuple(keys["average"]),
+            tuple(keys["tasks"]) or tuple(dict.fromkeys(one.task for one in _shipped() if one.table == keys["source"])),
+            tuple(keys.get("average", ())),
             keys.get("quoted", {}),
+            keys.get("protocol", ""),
+            {(model, task): UNIT_ERROR for model, tasks in keys.get("unit_errors", {}).items() for task in tasks},
         )
         for name, keys in stated.items()
     }
+
+
+UNIT_ERROR = "unit error"
+"""In place of scores near zero that come from seconds where milliseconds are asked; they say nothing of the models."""
+
+
+def comparable(found: Iterable[Figure]) -> list[Figure]:
+    """The figures that a measured number may be held to without more ado: not those of tables of another protocol."""
+    apart = {table.source for table in paper_tables().values() if table.protocol}
+    return [figure for figure in found if figure.table not in apart]
 
 
 def own_tables(found: Iterable[Figure]) -> dict[str, PaperTable]:
@@ -141,7 +174,25 @@ def read_figures(path: str | Path, aliases: Mapping[str, str] | None = None) -> 
 
 @functools.cache
 def _shipped() -> tuple[Figure, ...]:
-    return tuple(read_figures(str(files("evar.reporting") / "data" / "published.csv")))
+    data = files("evar.reporting") / "data"
+    shipped = [figure for name in ("published.csv", "published_more.csv") for figure in read_figures(str(data / name))]
+    return (*shipped, *_hear(str(data / "hear_leaderboard.csv")))
+
+
+def _hear(path: str) -> list[Figure]:
+    """The HEAR leaderboard as figures; its unit errors are no figures (tables.yaml names them)."""
+    errors = {(model, task) for model, tasks in _yaml("tables.yaml")[HEAR]["unit_errors"].items() for task in tasks}
+    with open(path, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        Figure(HEAR, row["Model"], task, round(100 * float(value), 4), protocol="HEAR 2021", metric="score")
+        for row in rows
+        for task, value in row.items()
+        if task not in ("Model", "URL", "Submission Date") and value and (row["Model"], task) not in errors
+    ]
+
+
+HEAR = "hear-leaderboard"
 
 
 def _yaml(name: str) -> dict[str, Any]:
@@ -200,17 +251,23 @@ def _figure(row: Mapping[str, str], where: str) -> Figure:
         if not row[name].isprintable():
             raise EvarError(f"{where}: {name} {row[name][:40]!r} holds a sign that cannot be printed: remove it")
     mean = _percent(row["mean"], "mean", where)
-    std = _percent(row["std"], "std", where) if row.get("std") else None
+    after = _percent(row["std"], "std", where) if row.get("std") else None
+    spread = row.get("spread") or "std"
+    if spread not in SPREADS:
+        raise EvarError(f"{where}: {unknown('spread', spread, SPREADS)} (what the column std holds)")
+    std, ci95 = (after, None) if spread == "std" else (None, after)
     metric = row.get("metric") or "accuracy"
-    if metric not in ("accuracy", "mAP"):
-        raise EvarError(f"{where}: {unknown('metric', metric, ('accuracy', 'mAP'))}")
+    if metric not in METRICS:
+        raise EvarError(f"{where}: {unknown('metric', metric, METRICS)}")
     rate = row.get("sample_rate") or None
     try:
         rate = None if rate is None else int(float(rate))
     except (ValueError, OverflowError):
         raise EvarError(f"{where}: sample_rate is {rate!r}, expected Hz such as 16000") from None
-    text = {name: row.get(name, "") for name in ("protocol", "evar_name", "weights", "pooling")}
-    return Figure(row["table"], row["model"], row["task"], mean, std, metric=metric, sample_rate=rate, **text)
+    text = {name: row.get(name, "") for name in ("protocol", "evar_name", "weights", "pooling", "remark")}
+    return Figure(
+        row["table"], row["model"], row["task"], mean, std, metric=metric, sample_rate=rate, ci95=ci95, **text
+    )
 
 
 def _percent(text: str, name: str, where: str) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, unknown
-from evar.reporting.published import Figure, paper_tables, reproduction
+from evar.reporting.published import Figure, comparable, paper_tables, reproduction
 from evar.reporting.rows import measured
 from evar.reporting.tables import percent, rounded
 from evar.results import RUNS, Results
@@ -50,7 +50,8 @@ def choose(
     is taken, else the first. Raises EvarError when nothing is published, and says what is.
     """
     names = {one.name: one.source for one in paper_tables().values()}
-    pool = list(figures)
+    every = list(figures)
+    pool = comparable(every) if table is None else every
     if table is not None:
         sources = {figure.table for figure in pool}
         if names.get(table, table) not in sources:
@@ -120,7 +121,8 @@ def check_tolerance(tolerance: float | None) -> None:
 def format_verdict(verdict: Verdict) -> str:
     """The verdict for people, ending in a line break: the number, the published one, whether it holds, what differs."""
     row, figure = verdict.row, verdict.figure
-    spread = "" if figure.std is None else f" ±{rounded(Decimal(repr(figure.std)))}"
+    spread = "" if figure.spread is None else f" ±{rounded(Decimal(repr(figure.spread)))}"
+    spread += "" if figure.ci95 is None else " (a 95 % interval)"
     std = "" if row["std"] != row["std"] else f" ±{rounded(percent(row['std']))}"
     interval = ""
     if row["ci95_low"] == row["ci95_low"] and row["ci95_high"] == row["ci95_high"]:
@@ -156,6 +158,8 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         "measured": float(verdict.measured),
         "published": figure.mean,
         "published_std": figure.std,
+        "published_ci95": figure.ci95,
+        "remark": figure.remark,
         "table": figure.table,
         "model": figure.model,
         "difference": float(verdict.difference),
@@ -174,6 +178,8 @@ def _tolerance(given: float | None, figure: Figure) -> tuple[Decimal, str]:
     twice = Decimal(0) if figure.std is None else 2 * Decimal(repr(figure.std))
     if twice > least:
         return twice, "twice the published deviation over seeds"
+    if figure.ci95 is not None:
+        return least, "what is published is a 95 % interval, no deviation over seeds"
     return least, "no deviation is published" if figure.std is None else "twice the published deviation is not more"
 
 
@@ -201,6 +207,11 @@ def _compared(
     ):
         if note:
             {True: same, False: differs, None: not_known}[known].append(note)
+    if figure.remark:
+        not_known.append(f"the published figure itself: {figure.remark}")
+    apart = next((one.protocol for one in paper_tables().values() if one.source == figure.table), "")
+    if apart:
+        differs.insert(0, f"protocol: published is another one ({apart})")
     caveats = reproduction()["caveats"]
     not_known += [text for pattern, text in caveats.items() if fnmatchcase(figure.evar_name, pattern)]
     return same, differs, not_known

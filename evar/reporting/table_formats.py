@@ -19,6 +19,7 @@ _WIDTH = 160  # characters, before a table of text is continued below
 CSV_COLUMNS = (
     "table", "model", "evar_name", "encoder", "layers", "pooling", "weights", "task", "metric", "protocol", "published",
     "published_std", "measured", "measured_std", "difference", "cell_id",
+    "published_ci95", "remark",
 )  # fmt: skip
 
 
@@ -62,10 +63,10 @@ def _grid(table: Table) -> tuple[list[str], list[Row]]:
             )
             continue
         published = {
-            task: (mean, None if line.figures[task].std is None else Decimal(repr(line.figures[task].std)))
+            task: (mean, None if line.figures[task].spread is None else Decimal(repr(line.figures[task].spread)))
             for task, mean in published_values(line).items()
         }
-        rows.append(Row("published", line.model, _cells(table, published)))
+        rows.append(Row("published", line.model + _marks(line), _published_cells(table, line, published)))
         for variant in line.variants:
             told = f" {variant.name}" if len(line.variants) > 1 else ""
             scores = {task: (one.mean, one.std) for task, one in variant.scores.items()}
@@ -80,6 +81,20 @@ def _cells(table: Table, values: dict[str, tuple[Decimal, Decimal | None]]) -> t
     cells = [_cell(*values[task]) if task in values else "" for task in table.tasks]
     mean = average({task: value for task, (value, _) in values.items()}, table.paper.average)
     return (*cells, "" if mean is None else f"{rounded(mean)}")
+
+
+def _marks(line: Line) -> str:
+    """What a reader must know of a published line before the numbers; the notes below the table say more."""
+    marks = ["± 95 % interval"] if any(one.ci95 is not None for one in line.figures.values()) else []
+    marks += ["see remarks"] if any(one.remark for one in line.figures.values()) else []
+    return f" [{', '.join(marks)}]" if marks else ""
+
+
+def _published_cells(table: Table, line: Line, values: dict[str, tuple[Decimal, Decimal | None]]) -> tuple[str, ...]:
+    cells = list(_cells(table, values))
+    for i, task in enumerate(table.tasks):
+        cells[i] = table.paper.marks.get((line.model, task), cells[i])
+    return tuple(cells)
 
 
 def _cell(mean: Decimal, std: Decimal | None) -> str:
@@ -261,8 +276,11 @@ def _csv_rows(table: Table, line: Line, variant: Variant | None) -> list[dict[st
         row: dict[str, object] = {"task": task, "metric": table.metrics.get(task, "accuracy")}
         if task in theirs:
             row["published"] = _exact(theirs[task])
-            std = line.figures[task].std if task in line.figures else None
-            row["published_std"] = "" if std is None else std
+            figure = line.figures.get(task)
+            if figure is not None:
+                row["published_std"] = "" if figure.std is None else figure.std
+                row["published_ci95"] = "" if figure.ci95 is None else figure.ci95
+                row["remark"] = figure.remark
         if task in ours:
             row["measured"] = _exact(ours[task])
             score = variant.scores.get(task) if variant else None

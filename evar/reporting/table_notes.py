@@ -26,6 +26,7 @@ def words(table: Table, gaps: Sequence[Missing], results: str, options: Sequence
     """Everything that is said about a table. results: where its rows come from; options: what each command is given."""
     sections = [
         ("How to read it", _legend(table)),
+        ("Remarks on published figures", _remarks(table)),
         ("Measured rows", _provenance(table)),
         ("Not measured yet; these commands fill the empty cells", _commands(gaps, options)),
         ("Empty cells without a command", _unfillable(gaps)),
@@ -39,6 +40,11 @@ def _heading(table: Table, results: str) -> tuple[str, ...]:
     n_cells = sum(len(variant.scores) for line in table.lines for variant in line.variants)
     cells = "no cell" if not n_cells else "1 cell" if n_cells == 1 else f"{n_cells} cells"
     lines = [f"Published: {table.paper.citation}."] if table.paper.citation else []
+    if table.paper.protocol:
+        lines.append(
+            f"Protocol of the source: {table.paper.protocol}. Nothing measured is put beside it or ranked with it."
+        )
+        return tuple(lines)
     lines.append(f"Measured: {cells} by protocol {table.protocol}{version}, rows of {results}.")
     if table.has_published and table.protocol != COMPARABLE:
         lines.append(
@@ -55,6 +61,8 @@ def _legend(table: Table) -> tuple[str, ...]:
     stds += [score.std for line in table.lines for variant in line.variants for score in variant.scores.values()]
     spread = f"; ± is the standard deviation over {over}" if any(std is not None for std in stds) else ""
     lines = [f"{' or '.join(metrics)} in percent{spread}"]
+    if any(figure.ci95 is not None for line in table.lines for figure in line.figures.values()):
+        lines.append("lines marked so: ± is a 95 % interval, as their papers give it, and no standard deviation")
     if table.has_published:
         lines.append(
             "a model's own line is as published; what was measured of it stands under it, other encoders at the end"
@@ -65,6 +73,25 @@ def _legend(table: Table) -> tuple[str, ...]:
     if covered:
         over = "all columns" if covered == table.tasks else ", ".join(covered)
         lines.append(f"average: over {over}, of complete lines only")
+    return tuple(lines)
+
+
+def _remarks(table: Table) -> tuple[str, ...]:
+    """One line per model and remark, with its tasks; what is not quoted; rows whose protocol is another than most rows'."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    protocols: dict[str, list[str]] = {}
+    for line in table.lines:
+        for task, figure in line.figures.items():
+            if figure.remark:
+                tasks.setdefault((line.model, figure.remark), []).append(task)
+            protocols.setdefault(figure.protocol, []).append(line.model)
+    lines = [f"{model} on {', '.join(on)}: {remark}" for (model, remark), on in tasks.items()]
+    shown = {line.model for line in table.lines}
+    for (model, task), mark in table.paper.marks.items():
+        if model in shown and task in table.tasks:
+            lines.append(f"{model} on {task}: {mark}: not quoted, its score near zero is no property of the model")
+    if len(protocols) > 1:
+        lines += [f"{protocol}: {', '.join(dict.fromkeys(models))}" for protocol, models in protocols.items()]
     return tuple(lines)
 
 

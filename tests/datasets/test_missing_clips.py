@@ -35,7 +35,7 @@ def test_rows_missing_from_the_csv_count_as_missing_clips(mine, rows):
 
 def test_a_clip_moved_to_another_part_is_no_partial_set(mine, rows):
     mine.write_rows([*rows[1:], ("001.wav", "cat", "test", "s5")])
-    with pytest.raises(EvarError, match="has 3 clips in test, the official set has 2"):
+    with pytest.raises(EvarError, match="has 3 clips in test, the card says 2"):
         mine.load(partial=True)
 
 

@@ -7,11 +7,14 @@ import pytest
 from evar.datasets import list_cards
 from evar.encoders.registry import list_encoders
 from evar.errors import EvarError
-from evar.reporting.published import figures, own_tables, paper_tables, reproduction
+from evar.reporting.published import comparable, figures, own_tables, paper_tables, reproduction
 from evar.reporting.tables import Line as TableLine
 from evar.reporting.tables import average, published_values, rounded
 
 HEADER = "table,model,task,mean\n"
+N_SHIPPED = (
+    425 + 336 + 610
+)  # published.csv, published_more.csv, the HEAR leaderboard without its blanks and unit errors
 
 
 def lines_of(name):
@@ -27,7 +30,8 @@ def test_every_figure_belongs_to_a_described_table():
     sources = {table.source for table in paper_tables().values()}
     assert {figure.table for figure in figures()} == sources
     assert own_tables(figures()) == {}
-    assert len(figures()) == 425
+    assert len(figures()) == N_SHIPPED
+    assert len(comparable(figures())) == 425
     assert all(figure.protocol and 0 < figure.mean <= 100 for figure in figures())
 
 
@@ -91,7 +95,7 @@ def test_own_figures_override_and_extend(tmp_path):
         encoding="utf-8",
     )
     found = figures(own)
-    assert len(found) == 425 + 3
+    assert len(found) == N_SHIPPED + 3
     nine = {(figure.model, figure.task): figure for figure in found if figure.table == "evar-readme"}
     assert (nine["BYOL-A", "esc50"].mean, nine["BYOL-A", "esc50"].std) == (84.0, None)
     assert nine["BYOL-A", "us8k"].mean == 79.7
@@ -144,4 +148,55 @@ def test_a_short_name_and_the_source_are_one_figure(tmp_path):
     own = tmp_path / "own.csv"
     own.write_text(HEADER + "byola-v2,BYOL-A,esc50,84\nevar-readme,BYOL-A,esc50,85\n")
     with pytest.raises(EvarError, match="line 3"):
+        figures(own)
+
+
+def test_an_interval_is_never_taken_for_a_deviation():
+    """The papers of M2D and M2D-CLAP give 95 % intervals after the plus-minus."""
+    of_m2d = [one for one in comparable(figures()) if one.model.startswith("M2D")]
+    assert len(of_m2d) == 36
+    assert all(one.std is None and one.ci95 is not None and one.spread == one.ci95 for one in of_m2d)
+    assert all(one.std is None or one.ci95 is None for one in figures())
+    others = [one for one in comparable(figures()) if not one.model.startswith("M2D")]
+    assert not any(one.ci95 is not None for one in others)
+
+
+def test_doubtful_figures_carry_their_remark():
+    remarks = {(one.model, one.task): one.remark for one in comparable(figures()) if one.table == "evar-readme"}
+    for key in (("Dasheng_1.2B", "gtzan"), ("CED", "gtzan"), ("WavCaps", "us8k")):
+        assert "looks broken" in remarks[key]
+    for model in ("EAT_base", "SSLAM_Base"):
+        assert "first 10.24 s" in remarks[model, "gtzan"]
+    assert not remarks["BYOL-A", "esc50"]
+
+
+def test_tables_of_another_protocol_have_no_average_and_are_not_comparable():
+    apart = {name: table for name, table in paper_tables().items() if table.protocol}
+    assert {"matpac", "dasheng-knn", "eat-finetuned", "hear-leaderboard"} <= set(apart)
+    assert all(table.average == () for table in apart.values())
+    assert not {one.table for one in comparable(figures())} & {table.source for table in apart.values()}
+    for name, table in apart.items():
+        assert set(table.tasks) == {one.task for one in figures() if one.table == table.source}, name
+
+
+def test_unit_errors_of_the_hear_leaderboard_are_no_figures():
+    hear = {(one.model, one.task): one.mean for one in figures() if one.table == "hear-leaderboard"}
+    marks = paper_tables()["hear-leaderboard"].marks
+    assert set(marks) == {
+        (model, task)
+        for model in ("CVSSP PANNS", "Descript/MARL Wav2CLIP", "Soundsensing YAMNet")
+        for task in ("DCASE 2016", "Maestro 5h")
+    }
+    assert not set(marks) & set(hear)
+    assert all(mean > 0 for mean in hear.values())
+    assert hear["RedRice ced_base", "ESC-50"] == pytest.approx(96.65, abs=0.01)
+
+
+def test_a_spread_of_ones_own_figures_is_said_or_refused(tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text("table,model,task,mean,std,spread\nnew,A,esc50,50,1,ci95\nnew,B,esc50,50,2,\n")
+    found = {one.model: (one.std, one.ci95) for one in figures(own) if one.table == "new"}
+    assert found == {"A": (None, 1.0), "B": (2.0, None)}
+    own.write_text("table,model,task,mean,std,spread\nnew,A,esc50,50,1,sd\n")
+    with pytest.raises(EvarError, match="line 2: unknown spread 'sd'"):
         figures(own)

@@ -197,3 +197,33 @@ def test_stored_rows_of_two_kinds_are_not_guessed_between(tmp_path):
     record(tmp_path, 2, weights_sha256="cd" * 32)
     with pytest.raises(EvarError, match="differ in weights_sha256"):
         stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)
+
+
+def test_a_published_interval_sets_no_tolerance():
+    """M2D's 8.7 on gtzan-like rows would allow 17 points if it were taken for a deviation."""
+    wide = Figure("t", "m", "spcv2", 93.0, ci95=4.0, evar_name="m")
+    found = judge(ROW, wide)
+    assert float(found.tolerance) == 1.0
+    assert "a 95 % interval, no deviation over seeds" in found.why_tolerance
+    assert "±4.0 (a 95 % interval)" in format_verdict(found)
+    told = as_dict(found)
+    assert (told["published_std"], told["published_ci95"]) == (None, 4.0)
+
+
+def test_a_doubtful_figure_is_said_to_be_doubtful():
+    figure = next(one for one in figures() if (one.model, one.task) == ("CED", "gtzan") and one.table == "evar-readme")
+    found = judge(ROW | {"task": "gtzan"}, figure)
+    assert "the published figure itself: looks broken" in format_verdict(found)
+    assert as_dict(found)["remark"].startswith("looks broken")
+
+
+def test_figures_of_another_protocol_are_chosen_only_where_their_table_is_named():
+    figure, others = choose(figures(), "BEATs_iter3", "esc50")
+    assert {one.table for one in (figure, *others)} == {"evar-readme"}
+    with pytest.raises(EvarError):
+        choose(figures(), "MATPAC++", "esc50")
+    figure, _ = choose(figures(), "MATPAC++", "esc50", "matpac")
+    assert (figure.mean, figure.std) == (93.1, None)
+    assert "protocol: published is another one (the linear probe of the MATPAC++" in format_verdict(
+        judge(ROW | {"task": "esc50"}, figure)
+    )

@@ -148,7 +148,7 @@ HOSTILE = {
         lambda rows: [row[:5] + row[6:] for row in rows],
         "line 1: the header lacks weights_sha256",
     ),
-    "another schema": (with_value("schema", "2"), "line 2: schema '2', this evar knows 1"),
+    "another schema": (with_value("schema", "3"), "line 2: schema '3', this evar knows 1 and 2"),
     "text for a score": (with_value("score", "high"), "line 2: score is 'high', expected a number"),
     "a short row": (lambda rows: [*rows[:2], rows[2][:9], *rows[3:]], "line 3: 9 fields, expected 50"),
 }

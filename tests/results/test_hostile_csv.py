@@ -89,7 +89,7 @@ HOSTILE = {
     "a column is missing": (lambda f: edit(f, lambda rows: [row[:5] + row[6:] for row in rows]), "line 1: .*lacks weights_sha256"),
     "a column twice": (lambda f: edit(f, lambda rows: [[*row, row[0]] for row in rows]), "line 1: .*twice"),
     "another file": (lambda f: rewrite(f, lambda _: b"hello"), "line 1: .*no file of evar"),
-    "another schema": (lambda f: edit(f, with_value(4, "schema", "2")), "line 4: schema '2'"),
+    "another schema": (lambda f: edit(f, with_value(4, "schema", "3")), "line 4: schema '3'"),
     "a short row": (lambda f: edit(f, lambda rows: [*rows[:3], rows[3][:9], *rows[4:]]), "line 4: 9 fields, expected 50"),
     "a long row": (lambda f: edit(f, lambda rows: [*rows[:3], [*rows[3], "x"], *rows[4:]]), "line 4: 51 fields"),
     "a long last row": (lambda f: edit(f, lambda rows: [*rows[:-1], [*rows[-1], "x"]]), "line 11: 51 fields"),

@@ -26,6 +26,7 @@ class Known:
     task that the encoder had been given (None: none); `loaded_before` is the one of the encoder as it is loaded.
     """
 
+    label: str
     name: str
     version: int
     weights_kind: str
@@ -42,15 +43,21 @@ class Encoders:
         """names: encoders that cannot be loaded by their label (`byola-v2@FILE`). Raises EvarError for a wrong one."""
         self._statistics = list(_statistics(embeddings))
         self._known: dict[str, Known | str] = {}
-        for name in names:
-            label, known = self._loaded(name)
-            self._known[label] = known
+        self._given = [self._loaded(name) for name in names]
 
-    def of(self, label: str) -> Known:
-        """The encoder of a label; EvarError where it cannot be loaded by it."""
+    def of(self, label: str, fingerprint: str, weights_sha256: str = "") -> Known:
+        """The encoder that a fingerprint of that time is of, as far as can be known, whatever it was called.
+
+        Of those that were given, the one of this fingerprint or these weights; else the one that is loaded by the label.
+        EvarError where there is none.
+        """
+        for known in self._given:
+            same_weights = known.label == label or (weights_sha256 and known.weights_sha256 == weights_sha256)
+            if fingerprint in (known.fingerprint, *known.before) or same_weights:
+                return known
         if label not in self._known:
             try:
-                self._known[label] = self._loaded(label)[1]
+                self._known[label] = self._loaded(label)
             except EvarError as error:
                 self._known[label] = f"it is not loaded by its label ({error}): name it, as in NAME@FILE"
         known = self._known[label]
@@ -58,7 +65,7 @@ class Encoders:
             raise EvarError(known)
         return known
 
-    def _loaded(self, name: str) -> tuple[str, Known]:
+    def _loaded(self, name: str) -> Known:
         from evar.encoders import load_encoder
         from evar.encoders.fingerprint_v1 import fingerprints_v1
 
@@ -66,7 +73,8 @@ class Encoders:
         given = [encoder.normalization, *(self._statistics if encoder.needs_normalization else ())]
         loaded_before, *others = fingerprints_v1(encoder, given)
         before: dict[str, Statistics] = dict(zip(others, given[1:], strict=True))
-        known = Known(
+        return Known(
+            encoder.label,
             encoder.name,
             encoder.version,
             encoder.weights_kind,
@@ -75,7 +83,6 @@ class Encoders:
             loaded_before,
             before | {loaded_before: None},
         )
-        return encoder.label, known
 
 
 def _statistics(embeddings: Path) -> Iterable[dict[str, float]]:

@@ -25,6 +25,6 @@ class Migrated:
                 named = "; ".join(ones[:3]) + (f" and {len(ones) - 3} more" if len(ones) > 3 else "")
                 told.append(f"{kind}: {named}: {reason}")
         verb = "would be re-keyed" if dry_run else "re-keyed"
-        if not self.moved and not self.left:
+        if not told and not self.moved:
             return [f"no {self.what} of an earlier evar: nothing to do"]
         return [*told, f"{len(self.moved)} {self.what} {verb}, {len(self.left)} left as they are"]

@@ -62,7 +62,7 @@ def migrate_results(
 
 def _renamed(row: list[str], encoders: Encoders, stored: list[Meta], tasks_dir: str | None) -> dict[str, str]:
     """The columns of a row that this evar names otherwise; EvarError where encoder or protocol is not at hand."""
-    encoder = encoders.of(row[AT["encoder"]])
+    encoder = encoders.of(*(row[AT[column]] for column in ("encoder", "encoder_fingerprint", "weights_sha256")))
     statistics = _vouched(row, encoder)
     name, version = row[AT["protocol"]], row[AT["protocol_version"]]
     protocol = v1.PROTOCOLS.get(name)

@@ -38,8 +38,8 @@ def migrate_store(root: str | Path, encoders: Sequence[str] = (), dry_run: bool 
 
 def _renamed(meta: Meta, encoders: Encoders) -> Meta:
     """The set as this evar describes it; EvarError where its encoder is not at hand."""
-    encoder = encoders.of(meta.label)
     before = meta.settings["encoder_fingerprint"]
+    encoder = encoders.of(meta.label, before)
     if before not in encoder.before:
         raise EvarError(
             f"{meta.label} as it is loaded now is not what made them (weights, settings, source or measured log-mel "

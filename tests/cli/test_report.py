@@ -180,7 +180,7 @@ def test_harmless_rows_are_read(evar, results, how):
     edit(results, HARMLESS[how])
     assert "3 cells" in evar("report").out
     assert evar("plot", "heatmap").code == 0
-    assert "3 rows, 44 columns" in evar("export", "-o", "x.parquet").out
+    assert "3 rows, 49 columns" in evar("export", "-o", "x.parquet").out
     assert len(Results(results).leaderboard()) == 3
 
 

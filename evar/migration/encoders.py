@@ -59,7 +59,9 @@ class Encoders:
             try:
                 self._known[label] = self._loaded(label)
             except EvarError as error:
-                self._known[label] = f"it is not loaded by its label ({error}): name it, as in NAME@FILE or py:MODULE:CLASS"
+                self._known[label] = (
+                    f"it is not loaded by its label ({error}): name it, as in NAME@FILE or py:MODULE:CLASS"
+                )
         known = self._known[label]
         if isinstance(known, str):
             raise EvarError(known)

@@ -129,6 +129,14 @@ def test_in_both_orders_nothing_is_made_again_and_rows_are_those_of_today(fresh,
     assert not any(step().moved for step in steps), "a second time there is nothing to do"
 
 
+def test_rekeyed_embeddings_serve_new_cells(fresh, old, monkeypatch):
+    migrate_store(old / "emb")
+    shutil.rmtree(old / "results")
+    monkeypatch.setattr(evar.encoders.base.Encoder, "encode_pairs", lambda *_, **__: pytest.fail("encoded again"))
+    assert not [line for line in measure(old) if "earlier evar" in line]
+    assert board(old) == board(fresh)
+
+
 def names(folder, pattern="*"):
     return sorted(str(path.relative_to(folder)) for path in folder.glob(pattern))
 

@@ -232,6 +232,18 @@ def rekey(folder: Path, meta: Meta) -> Path:
     return target
 
 
+def settle(folder: Path) -> None:
+    """Finish a re-keying that a kill cut off after the set got its new name; the caller holds the set's lock."""
+    with contextlib.suppress(FileNotFoundError, EvarError):
+        if read_meta(folder, NEXT_META) is None:
+            return
+        with writing(folder):
+            if Meta(json.loads((folder / META).read_text("utf-8"))["settings"], (), 0, False, "", "").is_v1:
+                os.replace(folder / NEXT_META, folder / META)
+            else:  # a writer finished the set since, and described it anew
+                (folder / NEXT_META).unlink()
+
+
 def journal_line(rows: int, frames: int, checksums: Iterable[int]) -> bytes:
     """The line that commits a batch: `rows frames crc... crc-of-the-line`, CRCs in hex."""
     text = " ".join([str(rows), str(frames), *(f"{crc:08x}" for crc in checksums)])

@@ -11,7 +11,7 @@ from evar.errors import EvarError
 from evar.files import lock
 from evar.migration.encoders import Encoders
 from evar.migration.report import Migrated
-from evar.store_format import Meta, read_meta, rekey, set_folders
+from evar.store_format import NEXT_META, Meta, read_meta, rekey, set_folders, settle
 
 
 def migrate_store(root: str | Path, encoders: Sequence[str] = (), dry_run: bool = False) -> Migrated:
@@ -24,6 +24,9 @@ def migrate_store(root: str | Path, encoders: Sequence[str] = (), dry_run: bool 
     for folder in set_folders(root):
         with contextlib.suppress(EvarError):  # a damaged set: `evar store verify` tells
             meta = read_meta(folder)
+            if meta is not None and not meta.is_v1 and not dry_run and (folder / NEXT_META).exists():
+                with lock(root / ".locks" / f"{meta.key}.lock", timeout=0):
+                    settle(folder)
             if meta is None or not meta.is_v1:
                 continue
             what = f"{meta.label} × {meta.task} ({folder.name})"

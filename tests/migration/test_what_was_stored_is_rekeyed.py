@@ -275,7 +275,7 @@ def test_a_set_that_was_killed_at_a_step_is_whole(fresh, old, step, monkeypatch)
     assert all(one["complete"] for one in Store(old / "emb").list_sets())
     migrate_both(old)
     assert board(old) == board(fresh)
-    assert names(old / "emb", "*/*/*-*") == names(fresh / "emb", "*/*/*-*")
+    assert names(old / "emb", "*/*/*-*/*") == names(fresh / "emb", "*/*/*-*/*"), "and nothing is left behind"
     assert not [line for line in measure(old) if "already" not in line]
 
 
@@ -298,3 +298,31 @@ def test_figures_of_earlier_rows_name_the_verb_and_work_after_it(old):
 def row_of(results):
     rows = results.leaderboard(encoder="logmel", protocol="fair")
     return rows.iloc[0]
+
+
+def test_an_unfinished_set_goes_on_where_it_was(tmp_path):
+    """Encoding for days that was interrupted under the old names is not begun anew."""
+    import numpy as np
+
+    (before,) = fingerprints_v1(load_encoder("logmel"), [None])
+    settings = {"encoder_fingerprint": before, "clips_fingerprint": "c", "duration": "5", "precision": "fp32"}
+    rows = np.arange(10 * 3, dtype=np.float32).reshape(10, 3)
+    matrix, pair = [("logmel", "mean", 3)], ("logmel", "mean")
+    with Store(tmp_path).writer(settings, matrix, 10, "logmel", "esc10") as writer:
+        writer.write(np.arange(4), {pair: rows[:4]})
+    assert len(migrate_store(tmp_path).moved) == 1
+    settings |= {"encoder_fingerprint": load_encoder("logmel").fingerprint(), "normalization": None}
+    with Store(tmp_path).writer(settings, matrix, 10, "logmel", "esc10") as writer:
+        assert writer.pending.tolist() == [4, 5, 6, 7, 8, 9]
+        writer.write(np.arange(4, 10), {pair: rows[4:]})
+        assert (writer.finish().rows(*pair) == rows).all()
+
+
+def test_what_a_running_evar_writes_is_left_and_said(tmp_path):
+    (before,) = fingerprints_v1(load_encoder("logmel"), [None])
+    settings = {"encoder_fingerprint": before, "clips_fingerprint": "c", "duration": "5", "precision": "fp32"}
+    with Store(tmp_path).writer(settings, [("logmel", "mean", 3)], 10, "logmel", "esc10"):
+        report = migrate_store(tmp_path)
+    assert not report.moved
+    assert all("is held by another evar" in reason for reason in report.left.values())
+    assert len(migrate_store(tmp_path).moved) == 1

@@ -158,11 +158,11 @@ def through_evar(encoder, waves, duration: str, folder: Path):
     from evar.store import Store
 
     fresh, pairs = itertools.count(), [(encoder.default_layer, encoder.default_pooling)]
-    fingerprint = encoder.fingerprint()
+    made_by = {"encoder_fingerprint": encoder.fingerprint(), "normalization": None}
 
     def work() -> None:
         store = Store(folder / f"store-{next(fresh)}")
-        embed(encoder, waves, store, task_name="bench", duration=duration, pairs=pairs, fingerprint=fingerprint)
+        embed(encoder, waves, store, task_name="bench", duration=duration, pairs=pairs, made_by=made_by)
 
     return work
 

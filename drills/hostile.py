@@ -197,7 +197,7 @@ def _rename(results: Path) -> None:
         kept = told.assign(clip_id=[f"{name}{i}" for i in range(len(told))], group=name)
         kept.replace({"x": name}).to_parquet(results / "predictions" / f"{cell}.parquet", index=False)
         for run in folds[0]:
-            row = common[0] | run | {"schema": 1, "cell_id": cell, "run_macro_f1": 0.4}
+            row = common[0] | run | {"schema": 2, "cell_id": cell, "run_macro_f1": 0.4}
             row |= dict.fromkeys(("encoder", "weights", "layers", "pooling", "host", "setting", "device"), name)
             rows.append([str(row[column]) for column in RUN_COLUMNS])
     (results / "runs.csv").write_bytes(csv_bytes(rows))

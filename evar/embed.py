@@ -14,13 +14,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.compute import Computing, Halving, computed, page_locked
 from evar.errors import EvarError, out_of_memory
 from evar.files import atomic_write, check_writable, digest
+from evar.store_format import holds_v1
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +207,7 @@ def embed(
     task_name: str,
     duration: str,
     pairs: Sequence[Pair],
-    fingerprint: str | None = None,
+    made_by: Mapping[str, Any] | None = None,
     batch: int | None = None,
     computing: Computing | None = None,
     progress: Progress | None = None,
@@ -214,12 +215,13 @@ def embed(
 ) -> tuple[dict[Pair, Embeddings], float]:
     """The set that holds each (layer, pooling) of `pairs`, after one pass over the clips for those that the store lacks;
     and the seconds that took. Encoding that was interrupted continues at the first clip not yet journalled.
-    fingerprint: the encoder's, where the caller has it. computing: the default is float32 on the encoder's own device.
+    made_by: `encoder_fingerprint` of the encoder as it was loaded and the `normalization` that it was given since (None:
+    none), where the caller has them. computing: the default is float32 on the encoder's own device.
     warn: takes a line that the user should not miss.
     """
     computing = computing or Computing((str(encoder.device),))
     settings = {
-        "encoder_fingerprint": fingerprint or encoder.fingerprint(),
+        **(made_by or {"encoder_fingerprint": encoder.fingerprint(), "normalization": None}),
         "clips_fingerprint": waves.fingerprint,
         "duration": duration_key(waves),
         "precision": computing.arithmetic,
@@ -228,6 +230,11 @@ def embed(
     missing = [pair for pair, held in found.items() if held is None]
     if not missing:
         return found, 0.0
+    if holds_v1(store.root, encoder.label, task_name, missing):
+        warn(
+            f"{encoder.label} × {task_name}: embeddings are stored as an earlier evar named them, and are encoded again; "
+            f"'evar store migrate --embeddings {store.root}' keeps those of the same encoder"
+        )
     keep_freed_memory()
     started = time.perf_counter()
     replicas = computing.replicas(encoder)

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar.errors import EvarError, out_of_memory, unknown
-from evar.files import append_bytes, atomic_write, atomic_writer, digest, lock, make_folder, writing
+from evar.files import append_bytes, atomic_write, atomic_writer, lock, make_folder, writing
 from evar.predictions import CONTENT, content_digest, is_parquet, to_parquet
 from evar.results_files import (
     AT,
     LEADERBOARD_COLUMNS,
     RUN_COLUMNS,
     SCHEMA,
+    SINCE_2,
     VOLATILE,
     as_int,
     as_text,
@@ -38,6 +39,7 @@ from evar.results_files import (
     frame,
     n_expected,
     read_rows,
+    whole_columns,
 )
 from evar.results_seal import check, is_whole, seal, sealed
 
@@ -46,12 +48,11 @@ if TYPE_CHECKING:
 
 RUNS, LEADERBOARD, PREDICTIONS, LOCK = "runs.csv", "leaderboard.csv", "predictions", ".lock"
 _STARTED = LEADERBOARD_COLUMNS.index("started_at")
+_OF_BOTH = (
+    *("encoder", "task_fingerprint", "protocol", "protocol_version", "layers", "pooling", "norm"),
+    *("duration", "precision", "seeds", "train_fraction", "shots", "limit"),
+)
 _SORT = ("synthetic", "partial", "task", "protocol", "encoder", "cell_id")
-
-
-def cell_id(settings: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for everything a cell's numbers depend on (JSON values)."""
-    return digest(dict(settings))[:16]
 
 
 class Results:
@@ -105,6 +106,8 @@ class Results:
                 rows = _started_after(rows, old[_STARTED])
             columns, grown_from = columns_of(path), sealed(path)
             self._outdate_leaderboard()
+            if columns and set(SINCE_2) - set(columns):
+                columns, grown_from = self._widened(columns), None
             append_bytes(path, csv_bytes(_arranged(rows, columns) if columns else [RUN_COLUMNS, *rows]))
             self._write_leaderboard({**known, cell["cell_id"]: _summary(rows)}, grown_from)
 
@@ -114,6 +117,15 @@ class Results:
         if row is None or not is_parquet(self._predictions(cell_id)):
             return None
         return frame([row], LEADERBOARD_COLUMNS).iloc[0].to_dict()
+
+    def of_v1(self, row: Mapping[str, Any]) -> str | None:
+        """The id of a cell that an earlier evar named and that may be this one: `row` has what both schemas know of it."""
+        same = [(LEADERBOARD_COLUMNS.index(column), as_text(row[column])) for column in _OF_BOTH]
+        at = LEADERBOARD_COLUMNS.index("clips_fingerprint")
+        for cell, held in self._cells().items():
+            if not held[at] and all(held[i] == text for i, text in same):
+                return cell
+        return None
 
     def predictions(self, cell_id: str) -> pd.DataFrame:
         """Per-clip predictions of a cell (schema: docs/architecture.md); EvarError when they are absent or damaged."""
@@ -229,6 +241,14 @@ class Results:
         if path.exists():
             with writing(path):
                 os.utime(path, (0, 0))
+
+    def _widened(self, columns: list[str]) -> list[str]:
+        """runs.csv of schema 1 gets the columns that came since, empty; the caller holds the lock."""
+        path, wider = self.folder / RUNS, whole_columns(columns)
+        held = (dict(zip(columns, fields, strict=True)) for *_, fields in read_rows(path))
+        rows = [[one.get(column, "") for column in wider] for one in held]
+        atomic_write(path, csv_bytes([wider, *rows]))
+        return wider
 
     def _write_leaderboard(self, known: dict[str, list[str]], grown_from: tuple[int, int] | None = None) -> None:
         path, stamp = self.folder / LEADERBOARD, _stamp(self.folder / RUNS)

@@ -20,14 +20,16 @@ from evar.results_seal import check
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
+READS = ("1", "2")  # rows of schema 1 lack SINCE_2, which are then empty
 
 # fmt: off
 _CELL = [
     "schema", "cell_id", "encoder", "encoder_fingerprint", "weights", "weights_sha256", "weights_kind", "task",
-    "task_version", "task_fingerprint", "protocol", "protocol_version", "layers", "pooling", "norm", "duration",
-    "precision", "metric",
+    "task_version", "task_fingerprint", "clips_fingerprint", "protocol", "protocol_version", "protocol_fingerprint",
+    "learning_rate", "layers", "pooling", "norm", "norm_mean", "norm_std", "duration", "precision", "metric",
 ]
+SINCE_2 = ["clips_fingerprint", "protocol_fingerprint", "learning_rate", "norm_mean", "norm_std"]
 _RUN = [
     "fold", "seed", "setting", "converged", "score", "run_macro_f1",
 ]
@@ -40,10 +42,11 @@ VOLATILE = [
 ]
 LEADERBOARD_COLUMNS = [*_CELL, *_SCORES, *VOLATILE]
 RUN_COLUMNS = [*_CELL, *_RUN, *_SCORES, *VOLATILE]
+_RUN_COLUMNS_1 = [column for column in RUN_COLUMNS if column not in SINCE_2]
 
 _FLOATS = {
-    "score", "run_macro_f1", "mean", "std", "ci95_low", "ci95_high", "macro_f1", "train_fraction", "seconds_encode",
-    "seconds_probe",
+    "learning_rate", "norm_mean", "norm_std", "score", "run_macro_f1", "mean", "std", "ci95_low", "ci95_high",
+    "macro_f1", "train_fraction", "seconds_encode", "seconds_probe",
 }
 _INTEGERS = {
     "schema", "task_version", "protocol_version", "fold", "seed", "n_folds", "n_seeds", "shots", "n_train", "n_valid",
@@ -113,9 +116,10 @@ def no_formula(text: str) -> str:
 
 
 def check_row(row: Sequence[str], where: str) -> None:
-    """Raise EvarError, beginning with `where`, when a row (in the order of RUN_COLUMNS) is no row of this schema."""
-    if row[0] != str(SCHEMA):
-        raise EvarError(f"{where}: schema {row[0]!r}, this evar knows {SCHEMA}: read it with the evar that wrote it")
+    """Raise EvarError, beginning with `where`, when a row (in the order of RUN_COLUMNS) is of no schema that is read."""
+    if row[0] not in READS:
+        known = " and ".join(READS)
+        raise EvarError(f"{where}: schema {row[0]!r}, this evar knows {known}: read it with the evar that wrote it")
     if not _CELL_ID.fullmatch(row[1]):
         raise EvarError(f"{where}: cell_id {row[1]!r} is not 16 hex digits: was it saved by a spreadsheet? Restore it")
     for kind, convert, columns in (
@@ -154,6 +158,11 @@ def columns_of(path: Path) -> list[str]:
         raise EvarError(f"cannot read {path}: {error.strerror}") from None
 
 
+def whole_columns(columns: Sequence[str]) -> list[str]:
+    """The columns of a file in the order of the schema, those that it lacks included; its own come last."""
+    return [*RUN_COLUMNS, *(column for column in columns if column not in AT)]
+
+
 def read_rows(path: Path) -> Iterator[tuple[list[str], int, list[str]]]:
     """Yield (fields in the order of RUN_COLUMNS, byte offset of the row's end, fields as they stand) of a runs.csv.
 
@@ -164,7 +173,7 @@ def read_rows(path: Path) -> Iterator[tuple[list[str], int, list[str]]]:
     if not columns:
         return
     check(path)
-    order = [columns.index(column) for column in RUN_COLUMNS]
+    order = [columns.index(column) if column in columns else None for column in RUN_COLUMNS]
     with open(path, "rb") as stream:
         lines = _Lines(path, stream)
         next(lines)
@@ -185,7 +194,7 @@ def read_rows(path: Path) -> Iterator[tuple[list[str], int, list[str]]]:
                 continue
             if len(fields) != len(columns):
                 raise EvarError(f"{where}: {len(fields)} fields, expected {len(columns)}: mend or remove the line")
-            row = [fields[i] for i in order]
+            row = ["" if i is None else fields[i] for i in order]
             check_row(row, where)
             yield row, lines.end, fields
 
@@ -239,13 +248,15 @@ def frame(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> pd.DataFrame
 def _header(path: Path, stream: IO[bytes]) -> list[str]:
     line = stream.readline()
     text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
-    if not line.endswith(b"\n") and ",".join(RUN_COLUMNS).startswith(text):
+    if not line.endswith(b"\n") and any(",".join(names).startswith(text) for names in (RUN_COLUMNS, _RUN_COLUMNS_1)):
         return []  # an empty file, or a torn first write
     try:
         columns = next(csv.reader([text]), [])
     except csv.Error as error:
         raise EvarError(f"{path} line 1: not CSV ({error}): restore it, or choose another --results") from None
     missing = [column for column in RUN_COLUMNS if column not in columns]
+    if missing == SINCE_2:
+        missing = []
     if missing or len(set(columns)) < len(columns):
         names = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
         problem = f"lacks {names}" if missing else "names a column twice"

@@ -163,44 +163,47 @@ class Cell:
     task: Task
     encoder: Encoder
     protocol: Protocol
+    identity: dict[str, Any]
     norm: str
     layers: str
     pooling: str
     lr: float | None
-    seeds: tuple[int, ...] | None
+    seeds: tuple[int, ...]
 
 
 def _cells(run: Run, task: Task, encoder: Encoder) -> Iterator[Cell]:
-    from evar.results import cell_id
+    from evar.probes.protocol import uses
+    from evar.results_identity import cell_id
 
     settings = run.settings
     waves = run.decoding.waveforms(task, encoder.sample_rate)
     pairs = encoder.choices(settings.layers, settings.pooling)
     for protocol, (layers, pooling) in itertools.product(run.protocols, pairs):
         norm = choose_norm(encoder, settings.norm, protocol.norm, task)
-        published = protocol.learning_rate_by_card and encoder.weights_kind in ("trained", "bundled")
+        by_card = protocol.learning_rate_by_card and uses(protocol.probe, "learning_rate_by_card")
+        published = by_card and encoder.weights_kind in ("trained", "bundled")
         lr = task.card.paper.get("lr", {}).get(encoder.name) if published else None
         seeds = settings.seeds or protocol.seeds
         if protocol.deterministic and settings.train_fraction is None and settings.shots is None:
             seeds = seeds[:1]  # a seed changes nothing here
         identity = {
-            "label": encoder.label,
-            "encoder": run.fingerprint(encoder),
-            "clips": waves.fingerprint,
-            "task": task.fingerprint,
-            "protocol": protocol.fingerprint(),
-            "norm": norm,
+            "encoder": encoder.label,
+            "encoder_fingerprint": run.fingerprint(encoder),
+            "clips_fingerprint": waves.fingerprint,
+            "task_fingerprint": task.fingerprint,
+            "protocol_fingerprint": protocol.fingerprint(),
+            "learning_rate": lr,
             "layers": layers,
             "pooling": pooling,
-            "lr": lr,
-            "seeds": list(seeds),
-            "duration": settings.duration,
+            "norm": norm,
+            "duration": f"{task.card.seconds:g}" if settings.duration == "card" else "native",
             "precision": run.computing.arithmetic,
+            "seeds": " ".join(map(str, seeds)),
             "train_fraction": settings.train_fraction,
             "shots": settings.shots,
             "limit": task.limit,
         }
-        yield Cell(cell_id(identity), task, encoder, protocol, norm, layers, pooling, lr, seeds)
+        yield Cell(cell_id(identity), task, encoder, protocol, identity, norm, layers, pooling, lr, seeds)
 
 
 def _one_pass(run: Run, cell: Cell, cells: list[Cell]) -> list[tuple[str, str]]:
@@ -222,6 +225,13 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
         run.finished.append(cell.cell_id)
         run.reporter.say(f"{name}: already measured, nothing to do")
         return
+    about = {"protocol": cell.protocol.name, "protocol_version": cell.protocol.version}
+    if earlier := run.results.of_v1(cell.identity | about):
+        run.reporter.warn(
+            f"{name}: measured before as cell {earlier}, as an earlier evar named it, and is measured again; 'evar results "
+            f"migrate --results {run.settings.results} --embeddings {run.settings.embeddings}' keeps cells whose embeddings "
+            "are still stored"
+        )
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
     waves = run.decoding.waveforms(cell.task, cell.encoder.sample_rate)
     begun = time.perf_counter()
@@ -242,7 +252,10 @@ def _measure(run: Run, cell: Cell, pairs: list[tuple[str, str]]) -> None:
             task_name=cell.task.name,
             duration=run.settings.duration,
             pairs=list(dict.fromkeys(pairs)),
-            fingerprint=run.fingerprint(encoder),
+            made_by={
+                "encoder_fingerprint": cell.identity["encoder_fingerprint"],
+                "normalization": _statistics(cell, encoder),
+            },
             batch=run.settings.batch,
             computing=run.computing,
             progress=progress,
@@ -315,25 +328,25 @@ def _probe(run: Run, cell: Cell, embeddings: Embeddings, waves: Waveforms) -> tu
     return evaluation, clips
 
 
+def _statistics(cell: Cell, encoder: Encoder) -> dict[str, float] | None:
+    """The log-mel statistics that were measured on the task; those of the weights are in the encoder's fingerprint."""
+    return None if cell.norm in ("none", "weights") else dict(encoder.normalization)
+
+
 def _row(run: Run, cell: Cell, encoder: Encoder, evaluation: Any, waves: Waveforms) -> dict:
-    task, settings, runs = cell.task, run.settings, evaluation.runs
-    return {
+    task, runs = cell.task, evaluation.runs
+    statistics = _statistics(cell, encoder) or {}
+    return cell.identity | {
         "cell_id": cell.cell_id,
-        "encoder": encoder.label,
-        "encoder_fingerprint": run.fingerprint(encoder),
         "weights": encoder.weights_file,
         "weights_sha256": encoder.weights_sha256,
         "weights_kind": encoder.weights_kind,
         "task": task.name,
         "task_version": task.card.version,
-        "task_fingerprint": task.fingerprint,
         "protocol": cell.protocol.name,
         "protocol_version": cell.protocol.version,
-        "layers": cell.layers,
-        "pooling": cell.pooling,
-        "norm": cell.norm,
-        "duration": f"{task.card.seconds:g}" if settings.duration == "card" else "native",
-        "precision": run.computing.arithmetic,
+        "norm_mean": statistics.get("mean"),
+        "norm_std": statistics.get("std"),
         "metric": task.card.metric,
         "mean": evaluation.mean,
         "std": evaluation.std,
@@ -342,15 +355,11 @@ def _row(run: Run, cell: Cell, encoder: Encoder, evaluation: Any, waves: Wavefor
         "macro_f1": evaluation.macro_f1,
         "n_folds": len({one.fold for one in runs}),
         "n_seeds": len({one.seed for one in runs}),
-        "seeds": " ".join(map(str, cell.seeds)),
-        "train_fraction": settings.train_fraction,
-        "shots": settings.shots,
         "n_train": runs[0].n_train,
         "n_valid": runs[0].n_valid,
         "n_test": sum({one.fold: one.n_test for one in runs}.values()),
         "synthetic": task.synthetic,
         "partial": task.partial,
-        "limit": task.limit,
         "skipped": len(waves.bad),
         "contaminated": bool(set(encoder.trained_on) & set(task.card.corpora)),
     }

@@ -14,6 +14,7 @@ most a torn last line. A power cut can also leave a line whose data never reache
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -34,6 +35,7 @@ FRAMES = "frames"  # the pooling of a ragged matrix: none, one row per frame
 MOST_CLIPS = 2**33  # more is damage: a byte per clip is kept while a set is written
 FLOAT, INT = np.dtype("<f4"), np.dtype("<i8")
 META, JOURNAL, ROWS, OFFSETS, TIMES = "meta.json", "journal", "rows.i64", "offsets.i64", "times.f32"
+NEXT_META = "meta.next.json"  # of a set that is being re-keyed
 DAMAGED = ".damaged"  # ends the name of a set that was put aside: no longer a set, kept until it is pruned
 _FOLDER = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
@@ -79,6 +81,11 @@ class Meta:
     def folder_name(self) -> str:
         """`<key>-<matrices key>`."""
         return f"{self.key}-{digest([[m.layer, m.pooling, m.dim] for m in self.matrices])[:8]}"
+
+    @property
+    def is_v1(self) -> bool:
+        """Whether the settings are those of before schema 2 of the results, when fingerprints were made otherwise."""
+        return "encoder_fingerprint" in self.settings and "normalization" not in self.settings
 
     def files(self) -> list[str]:
         """The data files of the set, in the order of the journal's CRCs."""
@@ -131,6 +138,17 @@ def set_folders(root: Path, key: str = "*") -> list[Path]:
     return sorted(path for path in root.glob(f"*/*/{key}-*") if _FOLDER.fullmatch(path.name) and path.is_dir())
 
 
+def holds_v1(root: Path, label: str, task: str, wanted: Iterable[tuple[str, str]]) -> bool:
+    """Whether a set of before schema 2, filed under this label and task, has one of these (layer, pooling)."""
+    wanted = set(wanted)
+    for path in (root / readable(label) / readable(task)).glob(f"*/{META}"):
+        with contextlib.suppress(EvarError):
+            meta = read_meta(path.parent)
+            if meta is not None and meta.is_v1 and wanted & {matrix.pair for matrix in meta.matrices}:
+                return True
+    return False
+
+
 def damaged_folders(root: Path) -> list[Path]:
     """The folders of all sets that were put aside, sorted."""
     found = root.glob(f"*/*/*{DAMAGED}")
@@ -140,6 +158,11 @@ def damaged_folders(root: Path) -> list[Path]:
 def write_meta(folder: Path, meta: Meta) -> Meta:
     """Write meta.json in one step, stamped with the time; returns what was written."""
     meta = replace(meta, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
+    _write(folder / META, meta)
+    return meta
+
+
+def _write(path: Path, meta: Meta) -> None:
     content = {
         "format": FORMAT,
         "settings": meta.settings,
@@ -155,13 +178,12 @@ def write_meta(folder: Path, meta: Meta) -> Meta:
         "complete": meta.complete,
         "sha256": meta.sha256,
     }
-    atomic_write(folder / META, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return meta
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_meta(folder: Path) -> Meta | None:
+def read_meta(folder: Path, file: str = META) -> Meta | None:
     """The set in `folder`, or None where it has no meta.json; Damaged when that is damaged or of another format."""
-    path = folder / META
+    path = folder / file
     mend = f"a run that needs it makes it anew, 'evar store prune --key {folder.name}' removes it"
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -190,8 +212,36 @@ def read_meta(folder: Path) -> Meta | None:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise Damaged(f"{path} is damaged: {mend}") from None
     if name != folder.name:
+        # A set that was being re-keyed when its process was killed has its new description beside the old one.
+        if file == META and (folder / NEXT_META).exists():
+            return read_meta(folder, NEXT_META)
         raise Damaged(f"{path} describes another set ({name}): {mend}")
     return meta
+
+
+def rekey(folder: Path, meta: Meta) -> Path:
+    """Give the set in `folder` the settings of `meta` and the name that goes with them; the caller holds both locks.
+
+    The name changes in one step, and from then on the new description counts: a kill leaves the one set or the other.
+    """
+    target = folder.with_name(meta.folder_name)
+    _write(folder / NEXT_META, meta)
+    with writing(target):
+        folder.rename(target)
+        os.replace(target / NEXT_META, target / META)
+    return target
+
+
+def settle(folder: Path) -> None:
+    """Finish a re-keying that a kill cut off after the set got its new name; the caller holds the set's lock."""
+    with contextlib.suppress(FileNotFoundError, EvarError):
+        if read_meta(folder, NEXT_META) is None:
+            return
+        with writing(folder):
+            if Meta(json.loads((folder / META).read_text("utf-8"))["settings"], (), 0, False, "", "").is_v1:
+                os.replace(folder / NEXT_META, folder / META)
+            else:  # a writer finished the set since, and described it anew
+                (folder / NEXT_META).unlink()
 
 
 def journal_line(rows: int, frames: int, checksums: Iterable[int]) -> bytes:

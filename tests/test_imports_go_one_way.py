@@ -25,6 +25,7 @@ ALLOWED = {
     "probes": BASE,
     "results": BASE,
     "runner": BASE | {"datasets", "audio", "encoders", "store", "probes", "results"},
+    "migration": BASE | {"datasets", "encoders", "store", "probes", "results"},
     "engines": BASE | {"results", "runner"},
     "pretraining": BASE | {"audio", "encoders"},
     "reporting": BASE | {"datasets", "store", "probes", "results"},
@@ -38,6 +39,7 @@ ALLOWED = {
         "results",
         "runner",
         "engines",
+        "migration",
         "pretraining",
         "reporting",
         "cli",
@@ -59,6 +61,7 @@ ROOM_OF = {
     "decoding": "runner",
     "provenance": "runner",
     "results_files": "results",
+    "results_identity": "results",
     "predictions": "results",
     "results_seal": "results",
 }

@@ -1,4 +1,4 @@
-"""`evar leaderboard`, `evar results merge`: look at what was measured, bring results of several machines together."""
+"""`evar leaderboard`, `evar results merge|migrate`: look at what was measured, bring results of several machines together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import click
 
 from evar.cli.options import (
     Group,
+    embeddings_option,
     filter_options,
     format_option,
     print_json,
     probe_option,
     results_option,
+    tasks_dir_option,
     with_options,
 )
 from evar.errors import EvarError
@@ -65,8 +67,9 @@ def results_command() -> None:
     """Work with results folders.
 
     \b
-    Example:
+    Examples:
       evar results merge gpu1/results gpu2/results --into results
+      evar results migrate --dry-run
     """
 
 
@@ -84,3 +87,30 @@ def merge(folders: tuple[str, ...], into: str) -> None:
 
     report = merge_results([Path(folder) for folder in folders], Path(into))
     click.echo(str(report))
+
+
+@results_command.command("migrate")
+@click.argument("encoders", nargs=-1)
+@with_options(
+    results_option,
+    embeddings_option,
+    tasks_dir_option,
+    click.option("--dry-run", is_flag=True, help="Only say what would be re-keyed."),
+)
+def migrate(encoders: tuple[str, ...], results: str, embeddings: str, tasks_dir: str | None, dry_run: bool) -> None:
+    """Give rows that an earlier evar measured the ids by which this one finds them. No score changes, no row goes.
+
+    ENCODERS: those that are not loaded by their label, with their weights. The clips of a row are known from the store that
+    it was measured with; without it the row keeps its id.
+
+    \b
+    Examples:
+      evar results migrate --dry-run
+      evar results migrate byola-v2@my.safetensors --results results --embeddings embeddings
+    """
+    from evar.migration import migrate_results
+
+    if not (Path(results) / "runs.csv").is_file():
+        raise EvarError(f"--results {results} holds no runs.csv: give the folder that 'evar run' was given")
+    report = migrate_results(results, encoders, embeddings, tasks_dir, dry_run)
+    click.echo("\n".join(report.lines(dry_run)))

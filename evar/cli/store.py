@@ -12,7 +12,7 @@ from evar.errors import EvarError
 
 @click.group(cls=Group)
 def store_command() -> None:
-    """List, verify or prune stored embeddings.
+    """List, verify, prune or re-key stored embeddings.
 
     \b
     Examples:
@@ -109,3 +109,23 @@ def prune(
         raise click.UsageError("say what to remove: --incomplete, --key KEY or --older DAYS", ctx)
     freed = Store(_folder(embeddings)).prune(incomplete=incomplete, key=key, older_days=older, dry_run=dry_run)
     click.echo(f"{human_bytes(freed)} {'would be' if dry_run else ''} freed".replace("  ", " "))
+
+
+@store_command.command("migrate")
+@click.argument("encoders", nargs=-1)
+@with_options(embeddings_option, click.option("--dry-run", is_flag=True, help="Only say what would be re-keyed."))
+def migrate(encoders: tuple[str, ...], embeddings: str, dry_run: bool) -> None:
+    """Give embeddings that an earlier evar stored the names that this one looks for. Nothing is encoded, no data moves.
+
+    ENCODERS: those that are not loaded by their label, with their weights. What was made by other weights or code stays as
+    it is, and is named.
+
+    \b
+    Examples:
+      evar store migrate --dry-run
+      evar store migrate byola-v2@my.safetensors --embeddings /scratch/embeddings
+    """
+    from evar.migration import migrate_store
+
+    report = migrate_store(_folder(embeddings), encoders, dry_run)
+    click.echo("\n".join(report.lines(dry_run)))

@@ -84,6 +84,7 @@ class Ast(Encoder):
 
     name = "ast"
     version = 1
+    settings_say_all = True
     sample_rate = SAMPLE_RATE
     preferred_batch = MappingProxyType({"cpu": 4, "cuda": 64})
     precisions = ("fp32", "bf16")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from evar.encoders.arithmetic import exact, in_float32
 from evar.encoders.choices import CLIP, choose, named_layer
-from evar.encoders.fingerprint import foreign_source, plain_attributes, state_digest
+from evar.encoders.fingerprint import foreign_code, plain_attributes, state_digest
 from evar.encoders.inputs import checked_audio, checked_normalization
 from evar.encoders.pooling import Frames, fuse, pool, pooled_dim, summary_of
 from evar.errors import EvarError
@@ -69,8 +69,8 @@ class Encoder(nn.Module):
     precisions: tuple[str, ...] = ("fp32",)
     """Add "bf16" where the network may run under autocast: its front end must then keep float32, as `evar.audio`'s do."""
     batch_per_core: bool = False
-    """On a CPU each core takes batches of its own, so the methods below are called by several threads at a time: faster for
-    small networks, whose single steps are too short to share. A subclass says so for itself."""
+    """On a CPU each core takes batches of its own, so several threads call the methods below: faster for small networks,
+    whose single steps are too short to share. A subclass says so for itself."""
     compiled_parts: tuple[str, ...] = ()
     """Methods that `--compile` gives to torch.compile: tensors in, tensors out, no branch on a tensor's values."""
     _precision = "fp32"
@@ -79,6 +79,8 @@ class Encoder(nn.Module):
     weights_file: str = ""
     settings: Mapping[str, Any] = MappingProxyType({})
     """What else the embeddings depend on (front end, variant): JSON values; part of the fingerprint."""
+    settings_say_all = False
+    """True for evar's own networks: version, settings and weights decide every embedding, no other attribute counts."""
     normalization: Mapping[str, float] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -254,7 +256,6 @@ class Encoder(nn.Module):
         wav, lengths, single = self._checked(wav, lengths, sample_rate)
         with self._frozen():
             frames = self._fused(self._run(wav, lengths, frozenset(parts)), parts)
-        # Clones made outside inference mode are ordinary tensors, which a probe may train on.
         features, times_ms, valid = frames.features.clone(), frames.times_ms.clone(), frames.valid.clone()
         summary = None if frames.summary is None else frames.summary.clone()
         if single:
@@ -302,23 +303,23 @@ class Encoder(nn.Module):
         return twin
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that a layer's embeddings depend on: code version, settings, weights, statistics.
+        """SHA-256 of all that a layer's embeddings depend on: name, version, settings, weights, statistics.
 
-        The layers and poolings chosen at call time are not in it, and neither is the label.
+        Code that is not evar's also counts with its place, source and attributes. Not in it: the layers and poolings that
+        are chosen at call time, the label, and where evar keeps its own code.
         """
-        cls = type(self)
+        code = foreign_code(type(self))
         return digest(
             {
                 "name": self.name,
-                "class": f"{cls.__module__}.{cls.__qualname__}",
-                "source": foreign_source(cls),
+                "code": code,
                 "version": self.version,
                 "sample_rate": self.sample_rate,
                 "layers": dict(self.layers),
                 "default": [list(self.default_layers), self.default_pooling],
                 "min_samples": self.min_samples,
                 "settings": dict(self.settings),
-                "attributes": plain_attributes(self),
+                "attributes": {} if self.settings_say_all and not code else plain_attributes(self),
                 "weights": state_digest(self.state_dict()),
                 "normalization": dict(self.normalization) if self.normalization else None,
             }

@@ -90,6 +90,7 @@ class Byola(Encoder):
     """
 
     version = 1
+    settings_say_all = True
     sample_rate = SAMPLE_RATE
     default_layers = ("fc",)
     default_pooling = "mean+max"

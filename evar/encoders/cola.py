@@ -91,6 +91,7 @@ class Cola(Encoder):
 
     name = "cola"
     version = 1
+    settings_say_all = True
     sample_rate = SAMPLE_RATE
     layers = MappingProxyType({"efficientnet": DIM})
     hop_ms = MappingProxyType({"efficientnet": WINDOW_MS})

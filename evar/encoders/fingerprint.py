@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,37 +25,55 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def plain_attributes(encoder: nn.Module) -> dict[str, Any]:
-    """An author's constructor arguments usually end as attributes: two values never share a fingerprint."""
+def plain_attributes(encoder: nn.Module, named: Callable[[type], str] | None = None) -> dict[str, Any]:
+    """An author's constructor arguments usually end as attributes: two values never share a fingerprint.
+
+    named: how a class is called; by its place, one of evar's by its name alone where nothing is given.
+    """
+    named = named or place_of
     known = {"weights_kind", "weights_sha256", "weights_file", "normalization", "_label", *vars(nn.Module())}
     found = {}
     for path, module in encoder.named_modules():
         for name, value in sorted(vars(module).items()):
-            if name not in known:
-                found[f"{path}.{name}"] = _digestible(value)
+            if name not in known and (path, name) != ("", "trained_on"):
+                found[f"{path}.{name}"] = digestible(value, named)
         for name in sorted(module._non_persistent_buffers_set):
-            found[f"{path}.{name}"] = _digestible(module._buffers[name])
+            found[f"{path}.{name}"] = digestible(module._buffers[name], named)
     return found
 
 
-def _digestible(value: Any) -> Any:
+def digestible(value: Any, named: Callable[[type], str]) -> Any:
     """A value as JSON: containers by content, arrays by the digest of their bytes, other objects by their type."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, Mapping):
-        return [[str(key), _digestible(item)] for key, item in value.items()]
+        return [[str(key), digestible(item, named)] for key, item in value.items()]
     if isinstance(value, (list, tuple)):
-        return [_digestible(item) for item in value]
+        return [digestible(item, named) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if isinstance(value, Tensor):
         return state_digest({"value": value})
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    kind = nn.Linear if type(value) is Linear else type(value)  # which of them it is depends on the processor
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return named(nn.Linear if type(value) is Linear else type(value))  # which of them it is depends on the processor
+
+
+def place_of(kind: type) -> str:
+    """A class by its place; one of evar's by its name alone, which no move to another file changes."""
+    return f"{'evar' if _top(kind) == 'evar' else kind.__module__}.{kind.__qualname__}"
+
+
+def _top(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def foreign_code(cls: type) -> list[str]:
+    """Where the class of an encoder is and what its code is (`foreign_source`); nothing for one that is evar's own."""
+    source = foreign_source(cls)
+    return [place_of(cls), *source] if source or _top(cls) != "evar" else []
 
 
 def foreign_source(cls: type) -> list[str]:
@@ -65,7 +83,7 @@ def foreign_source(cls: type) -> list[str]:
     """
     found = []
     for one in cls.__mro__:
-        if one.__module__.split(".")[0] in ("evar", "torch", "builtins"):
+        if _top(one) in ("evar", "torch", "builtins"):
             continue
         try:
             code = inspect.getsource(sys.modules[one.__module__])
@@ -80,5 +98,5 @@ def foreign_source(cls: type) -> list[str]:
 def _compiled(code: Any) -> Any:
     """What a function does, without where it stands: bytecode, names and constants; other values by their digest."""
     if not hasattr(code, "co_code"):
-        return str(_digestible(code))
+        return str(digestible(code, place_of))
     return code.co_code, code.co_names, [_compiled(constant) for constant in code.co_consts]

@@ -42,6 +42,7 @@ class LogMelStatistics(Encoder):
 
     name = "logmel"
     version = 1
+    settings_say_all = True
     sample_rate = SAMPLE_RATE
     default_layers = ("logmel",)
     default_pooling = "mean_std"

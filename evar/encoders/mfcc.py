@@ -33,6 +33,7 @@ class Mfcc(Encoder):
 
     name = "mfcc"
     version = 1
+    settings_say_all = True
     sample_rate = SAMPLE_RATE
     default_layers = ("mfcc",)
     default_pooling = "mean_std"

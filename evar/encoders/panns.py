@@ -125,6 +125,7 @@ class Cnn14(Encoder):
 
     name = "cnn14"
     version = 1
+    settings_say_all = True
     sample_rate = 32000
     default_layers = (FC,)
     default_pooling = CLIP

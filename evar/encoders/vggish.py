@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from evar.audio.mel import LogMel
 from evar.encoders.base import Encoder, Frames
+from evar.encoders.fingerprint import state_digest
 from evar.encoders.pooling import frame_times
 from evar.encoders.weights import array_types, load_by_name, read_weights
 from evar.errors import EvarError, unknown
@@ -129,6 +130,7 @@ class Vggish(Encoder):
 
     name = "vggish"
     version = 1
+    settings_say_all = True
     sample_rate = SAMPLE_RATE
     default_layers: tuple[str, ...] = ("embedding",)
     default_pooling = "mean"
@@ -165,6 +167,8 @@ class Vggish(Encoder):
             **FRONT_END, "example_frames": EXAMPLE_FRAMES, "width": width, "final_relu": self.final_relu,
             "postprocess": postprocess,
         }  # fmt: skip
+        if pca_params is not None:
+            self.settings |= {"pca_params": state_digest({"vectors": vectors, "means": means})}
 
     @classmethod
     def from_weights(cls, weights: str | None, **options: object) -> Vggish:

@@ -112,6 +112,7 @@ class Wav2Vec2(Encoder):
     """
 
     version = 1
+    settings_say_all = True
     default_pooling = "mean"
     preferred_batch = MappingProxyType({"cpu": 8, "cuda": 32})
     precisions = ("fp32", "bf16")

@@ -6,6 +6,7 @@ number takes another name (a YAML file with `base:`) or raises the version.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,27 @@ class Protocol:
         return self.probe in ("logistic", "knn")
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all settings; part of a cell's identity."""
-        return digest(asdict(self))
+        """SHA-256 (hex) of name, version and the settings that this probe uses; part of a cell's identity."""
+        return settings_digest(asdict(self))
+
+
+_OF_PROBE = {
+    "logistic": ("strengths", "tolerance", "max_iterations"),
+    "linear": ("learning_rate", "learning_rate_by_card", "batch_size", "max_epochs", "patience", "weight_decay"),
+    "mlp": ("learning_rate", "learning_rate_by_card", "batch_size", "max_epochs", "patience", "weight_decay", "hidden"),
+    "knn": ("neighbours",),
+}
+"""The settings that each kind of probe has for itself; what no kind names is common to all."""
+
+
+def uses(probe: str, setting: str) -> bool:
+    """Whether a setting has an effect on a kind of probe: another's own has none, and is not in the fingerprint."""
+    return setting in _OF_PROBE[probe] or not any(setting in own for own in _OF_PROBE.values())
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """`Protocol.fingerprint` of the fields of a protocol, as a mapping."""
+    return digest({name: value for name, value in settings.items() if uses(settings["probe"], name)})
 
 
 _SHIPPED = {
@@ -71,7 +91,7 @@ _SHIPPED = {
     )
 }
 _CHOICES = {
-    "probe": ("logistic", "linear", "mlp", "knn"),
+    "probe": tuple(_OF_PROBE),
     "norm": ("weights", "task"),
     "validation": ("next fold", "drawn"),
 }
@@ -113,11 +133,24 @@ def _read(path: Path) -> Protocol:
         if key not in kinds:
             raise unknown(f"key in {path}:", str(key), kinds)
         values[key] = _checked(f"{path}: {key}", key, value, kinds[key])
+    probe = values.get("probe", base.probe)
+    for key in given:
+        if not uses(probe, key):
+            raise EvarError(
+                f"{path}: {key} has no effect on the probe {probe!r}: its settings are {_settings_of(probe)}"
+            )
     if values["name"] in _SHIPPED:
         raise EvarError(f"{path}: the name {values['name']!r} is taken by a shipped protocol: choose another 'name:'")
     own = replace(base, **values)
     # An edited file is another protocol: its rows never rank with those of before.
     return replace(own, name=f"{own.name}#{own.fingerprint()[:8]}")
+
+
+def _settings_of(probe: str) -> str:
+    common = [
+        field.name for field in fields(Protocol) if uses(probe, field.name) and field.name not in _OF_PROBE[probe]
+    ]
+    return f"{', '.join(_OF_PROBE[probe])} (and for every probe {', '.join(common)})"
 
 
 def _checked(where: str, key: str, value: Any, like: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar.errors import EvarError, unknown
 from evar.reporting.report_rows import clips_per_second, command_of
-from evar.results import Results, cell_id
+from evar.results import Results
 from evar.store_format import Meta, read_meta, set_folders
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def labelled(
     import numpy as np
 
     clips = _clips(results, row, Path(embeddings), data, tasks_dir)
-    found = _find(Path(embeddings), row, len(clips), tasks_dir)
+    found = _find(Path(embeddings), row, len(clips))
     predictions = results.predictions(row["cell_id"])
     tested = clips["clip_id"].isin(set(predictions["clip_id"])).to_numpy()
     if fold is not None:
@@ -186,28 +186,35 @@ def _task_clips(row: pd.Series, embeddings: Path, data: Sequence[str], tasks_dir
     return task.clips
 
 
-def _find(root: Path, row: pd.Series, n_clips: int, tasks_dir: str | None) -> Embeddings:
-    """The set that the row's cell_id vouches for; under an own protocol the only one of this encoder and task."""
+def _find(root: Path, row: pd.Series, n_clips: int) -> Embeddings:
+    """The set that the row names: its encoder, clips, log-mel statistics, duration and precision."""
+    import pandas as pd
+
     from evar.store import Store
 
-    wanted = (row["layers"], row["pooling"])
-    candidates: dict[str, Meta] = {}
-    for folder in set_folders(root):
+    wanted, given = (row["layers"], row["pooling"]), (row["norm_mean"], row["norm_std"])
+    told = {column: row[column] for column in ("encoder_fingerprint", "clips_fingerprint", "precision", "duration")}
+    told["normalization"] = None if any(map(pd.isna, given)) else {"mean": float(given[0]), "std": float(given[1])}
+    known = bool(told["clips_fingerprint"])
+    if not known:
+        # In schema 1 statistics of the task are in the encoder's fingerprint, and no other clips give them.
+        known = row["schema"] == 1 and row["norm"] not in ("none", "weights")
+        del told["clips_fingerprint"]
+    chosen: dict[str, Meta] = {}
+    for folder in set_folders(root) if known else ():
         with contextlib.suppress(EvarError):
             meta = read_meta(folder)
             if meta is not None and meta.complete and not meta.ragged and meta.n_clips == n_clips:
-                told = meta.settings
-                same = (told.get("encoder_fingerprint"), told.get("precision"), told.get("duration")) == (
-                    row["encoder_fingerprint"],
-                    row["precision"],
-                    row["duration"],
-                )
+                same = all(meta.settings.get(name) == value for name, value in told.items())
                 if same and wanted in [matrix.pair for matrix in meta.matrices]:
-                    candidates[meta.key] = meta
-    chosen = [meta for meta in candidates.values() if _vouched(row, meta.settings, tasks_dir)]
-    if not chosen and "#" in row["protocol"]:  # a protocol of the user's own: its file is not known here
-        chosen = [meta for meta in candidates.values() if meta.task == row["task"]]
-    found = Store(root).find(chosen[0].settings, [wanted]) if len(chosen) == 1 else None
+                    chosen[meta.key] = meta
+    found = Store(root).find(next(iter(chosen.values())).settings, [wanted]) if len(chosen) == 1 else None
+    if found is None and not row["clips_fingerprint"]:
+        raise EvarError(
+            f"the row of {row['encoder']} on {row['task']} is of an earlier evar, which did not say its clips: "
+            f"'evar results migrate --embeddings {root}' finds them where they are stored; else measure it again: "
+            f"{command_of(row)}"
+        )
     if found is None:
         raise EvarError(
             f"the embeddings of {row['encoder']} on {row['task']} ({row['layers']}, {row['pooling']}) are not in {root}: "
@@ -215,47 +222,6 @@ def _find(root: Path, row: pd.Series, n_clips: int, tasks_dir: str | None) -> Em
             f"{command_of(row)} --embeddings {root}"
         )
     return found
-
-
-def _vouched(row: pd.Series, settings: dict, tasks_dir: str | None) -> bool:
-    """Whether these are the clips that were measured.
-
-    Where log-mel statistics were measured on the task, they are in the encoder's fingerprint, which no other clips give.
-    Else the row's cell_id tells: it is the digest of the clips' content and of everything else in the row.
-    """
-    import pandas as pd
-
-    from evar.datasets import find_card
-    from evar.probes import get_protocol
-
-    if row["norm"] not in ("none", "weights"):
-        return True
-    rates: set[float | None] = {None}
-    with contextlib.suppress(EvarError):
-        rates |= set(find_card(row["task"], tasks_dir).paper.get("lr", {}).values())
-    try:
-        protocol = get_protocol(row["protocol"])
-    except EvarError:
-        return False
-    given = {
-        name: None if pd.isna(row[name]) else kind(row[name])
-        for name, kind in (("train_fraction", float), ("shots", int), ("limit", int))
-    }
-    identity = {
-        "label": row["encoder"],
-        "encoder": row["encoder_fingerprint"],
-        "clips": settings["clips_fingerprint"],
-        "task": row["task_fingerprint"],
-        "protocol": replace(protocol, version=int(row["protocol_version"])).fingerprint(),
-        "norm": row["norm"],
-        "layers": row["layers"],
-        "pooling": row["pooling"],
-        "seeds": [int(seed) for seed in row["seeds"].split()],
-        "duration": "native" if row["duration"] == "native" else "card",
-        "precision": row["precision"],
-        **given,
-    }
-    return any(cell_id({**identity, "lr": rate}) == row["cell_id"] for rate in rates)
 
 
 def _right(predictions: pd.DataFrame, clip_ids: np.ndarray) -> np.ndarray:

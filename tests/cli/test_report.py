@@ -148,9 +148,9 @@ HOSTILE = {
         lambda rows: [row[:5] + row[6:] for row in rows],
         "line 1: the header lacks weights_sha256",
     ),
-    "another schema": (with_value("schema", "2"), "line 2: schema '2', this evar knows 1"),
+    "another schema": (with_value("schema", "3"), "line 2: schema '3', this evar knows 1 and 2"),
     "text for a score": (with_value("score", "high"), "line 2: score is 'high', expected a number"),
-    "a short row": (lambda rows: [*rows[:2], rows[2][:9], *rows[3:]], "line 3: 9 fields, expected 50"),
+    "a short row": (lambda rows: [*rows[:2], rows[2][:9], *rows[3:]], "line 3: 9 fields, expected 55"),
 }
 
 
@@ -180,7 +180,7 @@ def test_harmless_rows_are_read(evar, results, how):
     edit(results, HARMLESS[how])
     assert "3 cells" in evar("report").out
     assert evar("plot", "heatmap").code == 0
-    assert "3 rows, 44 columns" in evar("export", "-o", "x.parquet").out
+    assert "3 rows, 49 columns" in evar("export", "-o", "x.parquet").out
     assert len(Results(results).leaderboard()) == 3
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evar.files import digest
 from evar.reporting.compare import compare
-from evar.results import Results, cell_id
+from evar.results import Results
 
 CLIPS, FOLDS, CLASSES = 400, 5, ("cat", "dog", "owl")
 
@@ -42,9 +43,9 @@ def record(folder: Path, encoder: str, task: str, kept: pd.DataFrame, number: in
         changed = {"mean": float(right.mean()), **changed}
     folds, seeds = sorted(set(kept["fold"])), sorted(set(kept["seed"]))
     cell = {
-        "cell_id": cell_id(
+        "cell_id": digest(
             {"encoder": encoder, "task": task, "number": number, **{k: str(v) for k, v in changed.items()}}
-        ),
+        )[:16],
         "encoder": encoder,
         "encoder_fingerprint": "00123e45",
         "weights": "",
@@ -53,11 +54,16 @@ def record(folder: Path, encoder: str, task: str, kept: pd.DataFrame, number: in
         "task": task,
         "task_version": 1,
         "task_fingerprint": f"{task}0042",
+        "clips_fingerprint": "0c11",
         "protocol": "fair",
         "protocol_version": 1,
+        "protocol_fingerprint": "0f01",
+        "learning_rate": None,
         "layers": "out",
         "pooling": "mean",
         "norm": "fold1",
+        "norm_mean": -5.25,
+        "norm_std": 4.5,
         "duration": "5",
         "precision": "fp32",
         "metric": "accuracy",

@@ -38,7 +38,7 @@ def rows() -> pd.DataFrame:
             ]
         )
     ]
-    frame = pd.DataFrame(made).assign(schema=1)[LEADERBOARD_COLUMNS]
+    frame = pd.DataFrame(made).assign(schema=2)[LEADERBOARD_COLUMNS]
     ints = ["limit", "shots"]
     return arranged(frame.astype(dict.fromkeys(ints, "Int64")))
 
@@ -119,7 +119,7 @@ def test_a_layer_curve_never_mixes_two_poolings():
             [("block1", "mean", 0.5), ("block2", "mean", 0.6), ("block1", "max", 0.7), ("block2", "max", 0.4)]
         )
     ]
-    frame = pd.DataFrame(cells).assign(schema=1)[LEADERBOARD_COLUMNS]
+    frame = pd.DataFrame(cells).assign(schema=2)[LEADERBOARD_COLUMNS]
     with styled():
         (axes,) = plot_kinds.layers(arranged(frame.astype(dict.fromkeys(["limit", "shots"], "Int64"))), "a").axes
     curves = {line.get_label().rpartition(", ")[2]: [round(y) for y in line.get_ydata()] for line in axes.lines}

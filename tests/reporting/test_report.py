@@ -15,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
 import results_data as d
 
 from evar.errors import EvarError
+from evar.files import digest
 from evar.reporting import report_rows
 from evar.reporting.report import Options, embedded, write_report
 from evar.reporting.report_confusion import Confusion, confusion, pack, together
 from evar.reporting.report_rows import choose, command_of, select
-from evar.results import Results, cell_id
+from evar.results import Results
 from evar.results_files import RUN_COLUMNS, as_text, csv_bytes
 
 HOSTILE = [
@@ -65,9 +66,9 @@ def grid(folder: Path, encoders: int, tasks: int, clips: int, classes: int) -> N
         for t in range(tasks):
             name = {"encoder": f"encoder{e:02d}@weights", "task": f"task{t:02d}", "task_fingerprint": f"{t:064x}"}
             accuracy = 0.3 + 0.6 * e / encoders
-            made = d.cell(e, cell_id=cell_id({"e": e, "t": t}), **name, mean=accuracy)
+            made = d.cell(e, cell_id=digest({"e": e, "t": t})[:16], **name, mean=accuracy)
             for run in d.runs(made):
-                row = {"schema": 1, **made, **run, "run_macro_f1": run["macro_f1"], "macro_f1": made["macro_f1"]}
+                row = {"schema": 2, **made, **run, "run_macro_f1": run["macro_f1"], "macro_f1": made["macro_f1"]}
                 rows.append([as_text(row[column]) for column in RUN_COLUMNS])
             kept = predictions(e * tasks + t, clips, classes, accuracy)
             kept.to_parquet(folder / "predictions" / f"{made['cell_id']}.parquet", index=False)

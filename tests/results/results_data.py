@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from evar.results import Results, cell_id
+from evar.files import digest
+from evar.results import Results
 
 FOLDS = 5
 
@@ -16,7 +17,7 @@ FOLDS = 5
 def cell(number: int = 0, start: int = 0, **changed) -> dict:
     """The common columns of one cell; everything but the volatile columns is a function of its number."""
     made = {
-        "cell_id": cell_id({"number": number, **{k: str(v) for k, v in changed.items()}}),
+        "cell_id": digest({"number": number, **{k: str(v) for k, v in changed.items()}})[:16],
         "encoder": f"encoder{number:03d}",
         "encoder_fingerprint": "00123e45",
         "weights": "",
@@ -25,11 +26,16 @@ def cell(number: int = 0, start: int = 0, **changed) -> dict:
         "task": "esc50",
         "task_version": 1,
         "task_fingerprint": "0042",
+        "clips_fingerprint": "0c11",
         "protocol": "fair",
         "protocol_version": 1,
+        "protocol_fingerprint": "0f01",
+        "learning_rate": None,
         "layers": "out",
         "pooling": "mean+max",
         "norm": "fold1",
+        "norm_mean": -5.25,
+        "norm_std": 4.5,
         "duration": "5",
         "precision": "fp32",
         "metric": "accuracy",

@@ -101,7 +101,7 @@ def test_a_bad_source_changes_nothing(tmp_path, what):
         d.record(bad, 3)
         text = (bad / "runs.csv").read_text()
         (bad / "runs.csv").write_text(
-            text.replace("\n1,", "\n2,") if what == "schema" else text.replace("accuracy,1", "a,b")
+            text.replace("\n2,", "\n3,") if what == "schema" else text.replace("accuracy,1", "a,b")
         )
     with pytest.raises(EvarError, match=str(bad)):
         merge([good, bad], into)

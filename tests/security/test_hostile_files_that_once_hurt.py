@@ -193,7 +193,7 @@ def write_rows(folder: Path, **changed: str) -> None:
     from evar.results_files import RUN_COLUMNS, csv_bytes
 
     common, folds = cells(1)
-    rows = [common[0] | run | {"schema": 1, "run_macro_f1": 0.4} | changed for run in folds[0]]
+    rows = [common[0] | run | {"schema": 2, "run_macro_f1": 0.4} | changed for run in folds[0]]
     (folder / "runs.csv").write_bytes(csv_bytes([RUN_COLUMNS, *[[str(r[c]) for c in RUN_COLUMNS] for r in rows]]))
 
 

@@ -147,9 +147,8 @@ class Wav2Vec2(Encoder):
 
     def _frames_of(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Frames]:
         x = self.normalised(wav, lengths)
-        long = is_long(x)
+        long, extractor = is_long(x), self.model.feature_extractor
         if long or layers == {"features"}:
-            extractor = self.model.feature_extractor
             z = features_in_pieces(extractor, x, self.hop_samples, self.field_samples) if long else extractor(x)
             if layers == {"features"}:
                 return {"features": self._full_rate(z.transpose(1, 2), lengths)}
@@ -157,8 +156,12 @@ class Wav2Vec2(Encoder):
         equal = int(lengths.min()) == wav.shape[1]
         mask = None if equal else (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]).long()
         blocks, features = blocks_of(self.model, self.label), list[Tensor]()
-        hook = self.model.feature_extractor.register_forward_hook(lambda *call: features.append(call[2]))
-        pieces = in_pieces(self.model, blocks, z) if long else contextlib.nullcontext()
+        pieces: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if long:
+            pieces = in_pieces(self.model, blocks, z, whole=equal)
+            del z  # which the model lets go of
+        keep = (lambda *call: features.append(call[2])) if "features" in layers else (lambda *call: None)
+        hook = extractor.register_forward_hook(keep)
         try:
             with silent(), unchanged(self.model), pieces:
                 states = hidden_states(blocks, wanted, lambda: self.model(x, attention_mask=mask).last_hidden_state)

@@ -21,7 +21,7 @@ WHOLE_SAMPLES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Batches of up to so many samples (65 s at 16 kHz on a CPU) go through at once, as they always did."""
 PIECE_SAMPLES = {"cpu": 1 << 17, "cuda": 1 << 22}
 PIECE_FRAMES = {"cpu": 1 << 11, "cuda": 1 << 15}
-HEADS = 4  # heads whose keys and values are held at a time
+HEADS = 2  # heads whose keys and values are held at a time
 
 
 def is_long(x: Tensor) -> bool:
@@ -129,6 +129,8 @@ def in_pieces(model: nn.Module, blocks: nn.ModuleList, features: Tensor, whole: 
 
     try:
         change(model.feature_extractor, lambda *args, **kwargs: held.pop())
+        if type(projection := getattr(model, "feature_projection", None)).__name__.endswith("FeatureProjection"):
+            change(projection, _projected(projection.forward, step))
         if (position := _positions(model)) is not None:
             change(position, _with_margin(position, step))
         for block in blocks:
@@ -147,6 +149,18 @@ def _by_frames(forward: Callable[[Tensor], Tensor], step: int) -> Callable[[Tens
     """A function of frames [B, T, D] that treats each frame alone, for `step` frames at a time."""
 
     def run(x: Tensor) -> Tensor:
+        return _joined(x, step, lambda start, stop: forward(x[:, start:stop]))
+
+    return run
+
+
+def _projected(forward: Callable[[Tensor], Any], step: int) -> Callable[[Tensor], Any]:
+    """The projection of features in pieces; of the normalised features that some give as well, which no layer is, one."""
+
+    def run(x: Tensor) -> Any:
+        first = forward(x[:, :1])
+        if isinstance(first, tuple):
+            return _joined(x, step, lambda start, stop: forward(x[:, start:stop])[0]), *first[1:]
         return _joined(x, step, lambda start, stop: forward(x[:, start:stop]))
 
     return run
@@ -235,7 +249,7 @@ def _attended(attention: nn.Module, x: Tensor, norm: nn.Module | None, step: int
             return x[:, start:stop] if norm is None else norm(x[:, start:stop])
 
         def projected(layer: nn.Module, split: Callable = split) -> Tensor:
-            found = _joined(x, step, lambda start, stop: split(layer, normed(start, stop)).flatten(2))
+            found = _joined(x, step, lambda a, b: split(layer, normed(a, b)).flatten(2))
             return found.unflatten(2, (-1, size)).transpose(1, 2)
 
         keys, values = projected(attention.k_proj), projected(attention.v_proj)

@@ -49,7 +49,7 @@ SCHEMES = {
 
 PROBES_MS = (1000, 5000)
 """Two clip lengths whose frames tell the hop."""
-SHORTEST_MS = (10, 25, 40, 50, 100, 200, 400, 1000)
+SHORTEST_MS = (10, 25, 50, 100, 200, 400, 1000)
 """Clip lengths that are tried to find the shortest that a model can read."""
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from evar.audio.pointers import missing_link, what_is
 from evar.errors import EvarError
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ def _open(path: Path | str) -> soundfile.SoundFile | _PlainWav:
         with io.BufferedReader(stream) as chunks:
             missing = _missing_bytes(chunks, info.st_size)
     except FileNotFoundError:
+        if link := missing_link(path):
+            raise EvarError(f"{path} is {link}") from None
         raise EvarError(f"{path} is missing: expected an audio file there") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise EvarError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
@@ -246,6 +249,8 @@ def _open_with_libsndfile(path: Path | str) -> soundfile.SoundFile:
     try:
         sound = soundfile.SoundFile(os.fspath(path))
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file, which has no header
+        if other := what_is(path):
+            raise EvarError(f"{path} is {other}") from error
         raise EvarError(
             f"{path} is not audio that can be read (wav, flac, ogg, mp3, au, aiff): {_reason(error)}"
         ) from error

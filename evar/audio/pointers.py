@@ -39,6 +39,8 @@ def what_is(path: Path | str) -> str | None:
 
 def what_begins(head: bytes) -> str | None:
     """`what_is` for a file that begins with the bytes `head` (all of it, or `HEAD_BYTES` and more)."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # a page or list saved as UTF-16
+        head = head[: len(head) // 2 * 2].decode("utf-16", errors="ignore").encode()
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
         return "empty (0 bytes): copy or download it again"

@@ -16,7 +16,7 @@ from evar.encoders.inputs import checked_normalization
 from evar.encoders.logmel import FRONT_END, HOP_MS, SAMPLE_RATE
 from evar.encoders.pooling import frame_times
 from evar.encoders.registry import list_encoders
-from evar.encoders.weights import load_by_name, read_weights
+from evar.encoders.weights import load_by_name, read_weights, unwrapped
 from evar.errors import EvarError, unknown
 
 ENCODERS = {
@@ -139,6 +139,7 @@ class Byola(Encoder):
             if wanted is not None and wanted != value:
                 raise EvarError(f"{found.path} was trained with {key} {value!r}, not {wanted!r}: leave the option out")
         encoder = cls(d, front_end.get("filterbank", filterbank))
+        found = unwrapped(found, encoder, encoder.name)
         preset = fitting_preset(found.state)
         hint = f"the file fits {preset}@{found.path}" if preset else "the file is no BYOL-A encoder"
         load_by_name(encoder, found, encoder.name, hint)

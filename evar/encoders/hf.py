@@ -157,10 +157,11 @@ class HfFeatures(Encoder):
     Layers: `layer0`, what enters the first block; `layerK`, what leaves block K; the last one is the model's own
     output. Of models with a decoder the encoder is used. Feature extractors differ in how they normalise and pad, so
     clips of one length go together (`equal_lengths_only`); they compute on the CPU. Hop and dimensions are measured
-    on a test tone, frames are taken to be spread evenly.
+    on a test tone, frames are taken to be spread evenly. The shortest clip is the first of some lengths whose features of
+    a tone are finite and not constant; NaN is replaced by zeros for digital silence alone.
     """
 
-    version = 1
+    version = 2
     default_pooling = "mean"
     equal_lengths_only = True
     preferred_batch = MappingProxyType({"cpu": 8, "cuda": 32})
@@ -213,8 +214,9 @@ class HfFeatures(Encoder):
             inputs = self.extractor(clips, sampling_rate=self.sample_rate, padding=True, return_tensors="pt")
             if self.input_name not in inputs:
                 raise EvarError(f"{self.label}: its feature extractor gives {list(inputs)}, not {self.input_name}")
-            # Some extractors divide by a deviation that silence has not.
-            values = inputs[self.input_name].to(self.device, torch.float32).nan_to_num(0.0, 0.0, 0.0)
+            values = inputs[self.input_name].to(self.device, torch.float32)
+            if not bool(torch.isfinite(values).all()):
+                values = self._without_nan(values, wav)
             given = {self.input_name: values}
             mask = inputs.get("attention_mask")
             if mask is not None:
@@ -222,6 +224,25 @@ class HfFeatures(Encoder):
             with unchanged(self.model):
                 blocks = blocks_of(self.model, self.label)
                 return hidden_states(blocks, numbers, lambda: self.model(**given).last_hidden_state), mask
+
+    def _without_nan(self, values: Tensor, wav: Tensor) -> Tensor:
+        """Features with zeros for NaN in clips of one value alone: some extractors divide by a deviation these lack.
+
+        For any other clip NaN would make every clip of its length the same: an EvarError.
+        """
+        broken = ~torch.isfinite(values.flatten(1)).all(dim=1)
+        if len(values) != len(wav) or bool((broken & (wav.amin(dim=1) != wav.amax(dim=1)).to(broken.device)).any()):
+            raise EvarError(f"{self.label}: its feature extractor gives NaN for {wav.shape[1]} samples of sound")
+        return values.nan_to_num(0.0, 0.0, 0.0)
+
+    def _varies(self, wav: Tensor) -> bool:
+        """Whether the raw features of a sound are finite and not constant."""
+        with silent():
+            inputs = self.extractor(
+                list(wav.cpu().numpy()), sampling_rate=self.sample_rate, padding=True, return_tensors="pt"
+            )
+        values = inputs[self.input_name].float()
+        return bool(torch.isfinite(values).all()) and bool(values.amax() > values.amin())
 
     def _tone(self, milliseconds: int) -> Tensor:
         time_s = torch.arange(milliseconds * self.sample_rate // 1000) / self.sample_rate
@@ -231,6 +252,8 @@ class HfFeatures(Encoder):
         """Samples of the shortest clip, of those tried, that the model reads without an error or NaN."""
         for milliseconds in SHORTEST_MS:
             try:
+                if not self._varies(self._tone(milliseconds)):
+                    continue
                 (state,) = self._states(self._tone(milliseconds), [self.n_blocks])[0].values()
             except Exception:  # too short for its convolutions or statistics
                 continue

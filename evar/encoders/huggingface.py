@@ -27,6 +27,7 @@ from torch import Tensor
 from evar.encoders.fingerprint import foreign_source
 from evar.encoders.hub import WEIGHTS_FILES, fetch_model, find_folder
 from evar.encoders.inputs import checked_rate
+from evar.encoders.prefixes import bare
 from evar.encoders.weights import read_weights
 from evar.errors import EvarError, unknown
 
@@ -287,7 +288,10 @@ def read_state(folder: Path, label: str) -> tuple[dict[str, Tensor], str]:
         )
     if not name.endswith(".index.json"):
         found = read_weights(folder / name)
-        return found.state, found.sha256
+        state, prefix = bare(found.state)
+        if prefix:
+            warnings.warn(f"{found.path}: read {len(state)} tensors under the prefix {prefix!r}")
+        return state, found.sha256
     shards = read_json(folder / name, label).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise EvarError(f"{label}: {folder / name} names no shards: copy or download it again")

@@ -22,7 +22,7 @@ from evar.audio.mel import LogMel
 from evar.encoders.base import CLIP, Encoder, Frames
 from evar.encoders.pooling import frame_times, pool
 from evar.encoders.registry import list_encoders
-from evar.encoders.weights import Weights, array_types, load_by_name, read_weights
+from evar.encoders.weights import Weights, array_types, load_by_name, read_weights, unwrapped
 from evar.errors import EvarError
 
 ENCODERS = {
@@ -162,7 +162,7 @@ class Cnn14(Encoder):
             return encoder
         # The 16 kHz file also holds the state of its training sampler, arrays of whole numbers: data, no code.
         with torch.serialization.safe_globals(array_types("i8")):
-            found = read_weights(weights)
+            found = unwrapped(read_weights(weights), encoder.network, cls.name)
         encoder._check_origin(found)
         load_by_name(encoder.network, found, cls.name, "the file is no CNN14 of PANNs")
         encoder.weights_kind, encoder.weights_sha256 = "trained", found.sha256

@@ -114,6 +114,9 @@ def parse(spec: str) -> EncoderName:
 def _stem(weights: str) -> str:
     """The name that a weights file gives to a label; runs and their folders may have dots in their names."""
     path = Path(weights)
+    file, sign, part = path.name.rpartition("#")
+    if Path(file).suffix.lower() in WEIGHTS_SUFFIXES:  # a part of a checkpoint, FILE#PART
+        return f"{Path(file).stem}{sign}{part}"
     return path.stem if path.suffix.lower() in WEIGHTS_SUFFIXES else path.name
 
 

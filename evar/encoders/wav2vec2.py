@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from evar.encoders.base import Encoder, Frames
 from evar.encoders.hf_corpora import known_corpora, labelled_corpora, merged
 from evar.encoders.huggingface import LoadedModel, config_facts, load_model, preprocessing, silent
+from evar.encoders.long_clips import features_in_pieces, in_pieces, is_long, standardized
 from evar.encoders.pooling import frame_times
 from evar.encoders.registry import list_encoders
 from evar.errors import EvarError
@@ -147,20 +148,25 @@ class Wav2Vec2(Encoder):
 
     def _frames_of(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Frames]:
         x = self.normalised(wav, lengths)
-        if layers == {"features"}:
-            return {"features": self._full_rate(self.model.feature_extractor(x).transpose(1, 2), lengths)}
+        long, extractor = is_long(x), self.model.feature_extractor
+        if long or layers == {"features"}:
+            z = features_in_pieces(extractor, x, self.hop_samples, self.field_samples) if long else extractor(x)
+            if layers == {"features"}:
+                return {"features": self._full_rate(z.transpose(1, 2), lengths)}
         wanted = {int(layer.removeprefix("layer")) for layer in layers - {"features"}}
         equal = int(lengths.min()) == wav.shape[1]
         mask = None if equal else (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]).long()
-        features: list[Tensor] = []
-        hook = self.model.feature_extractor.register_forward_hook(lambda *call: features.append(call[2]))
+        blocks, features = blocks_of(self.model, self.label), list[Tensor]()
+        pieces: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if long:
+            pieces = in_pieces(self.model, blocks, z, whole=equal)
+            del z  # which the model lets go of
+            x = x[:, :1] if equal else x  # only its features are looked at, and its mask
+        keep = (lambda *call: features.append(call[2])) if "features" in layers else (lambda *call: None)
+        hook = extractor.register_forward_hook(keep)
         try:
-            with silent(), unchanged(self.model):
-                states = hidden_states(
-                    blocks_of(self.model, self.label),
-                    wanted,
-                    lambda: self.model(x, attention_mask=mask).last_hidden_state,
-                )
+            with silent(), unchanged(self.model), pieces:
+                states = hidden_states(blocks, wanted, lambda: self.model(x, attention_mask=mask).last_hidden_state)
         finally:
             hook.remove()
         found = {f"layer{index}": state for index, state in states.items()}
@@ -178,6 +184,8 @@ class Wav2Vec2(Encoder):
         """Zero mean and unit variance over each clip's own samples, zeros past its end: float32 [B, N]."""
         if not self.do_normalize:
             return wav
+        if is_long(wav):
+            return standardized(wav, lengths, NORM_EPS)
         valid = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
         count = lengths.double()[:, None]
         x = wav.double()
@@ -327,8 +335,11 @@ def hidden_states(blocks: nn.ModuleList, wanted: Iterable[int], forward: Callabl
 
         return hook
 
-    hooks = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
-    hooks += [block.register_forward_hook(after(index)) for index, block in enumerate(blocks[:-1], 1)]
+    # Only what is wanted is kept: twelve layers of twenty minutes are 2.2 GB.
+    hooks = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)] if 0 in wanted else []
+    hooks += [
+        block.register_forward_hook(after(index)) for index, block in enumerate(blocks[:-1], 1) if index in wanted
+    ]
     try:
         with contextlib.suppress(_Enough):
             states[len(blocks)] = forward()

@@ -8,7 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evar.encoders.prefixes import COUNTER, State, containers, find_part, usual
 from evar.errors import EvarError, out_of_memory, unknown
 from evar.files import atomic_write, canonical_json, sha256_file
 
@@ -37,27 +38,33 @@ PLAIN = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16, 
 PLAIN |= {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 STORE = "EVAR_PRETRAINED"
 """The environment variable that names the folder of pre-training runs; `pretrained` by default."""
-WRAPPERS = ("state_dict", "model")
-"""Keys under which published checkpoints keep their state dict beside other things."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file in memory. metadata: our `evar` mapping, or {} for a foreign file; sha256: of the file."""
+    """A weights file in memory. metadata: our `evar` mapping, or {} for a foreign file; sha256: of the file.
+
+    parts: its containers of tensors, of which `state` is one, until `unwrapped` has found the one that is meant. part:
+    what followed `#` in the file's name, the part of it to take.
+    """
 
     path: Path
     state: dict[str, Tensor]
     metadata: dict[str, Any]
     sha256: str
+    parts: Mapping[tuple[str, ...], State] = field(default_factory=dict)
+    part: str = ""
 
 
 def read_weights(path: str | Path) -> Weights:
     """Read a safetensors file or a PyTorch checkpoint (`weights_only`: nothing in the file is run).
 
-    path: a file, the folder of a pre-training run, or the name of a run in the store (`find_weights`).
+    path: a file, the folder of a pre-training run, or the name of a run in the store (`find_weights`); `FILE#PART`
+    names the prefix or container of a checkpoint that holds more than one encoder (`unwrapped`).
     Raises EvarError, one line each: missing, a folder of something else, empty, truncated, no weights file, a pickle
     that runs code, tensors that hold NaN, metadata of a newer format.
     """
+    path, part = split_part(path)
     path = find_weights(path)
     expected = "expected a .safetensors or .pth file of weights"
     try:
@@ -70,15 +77,39 @@ def read_weights(path: str | Path) -> Weights:
         raise EvarError(f"weights file {path} is empty (0 bytes): {expected}; copy or download it again")
     if head[8:9] == b"{":
         state, metadata = _read_safetensors(path)
+        parts = {(): state}
     elif head[:2] == b"PK" or head[:1] == b"\x80":
-        state, metadata = _read_checkpoint(path), {}
+        parts, metadata = _read_checkpoint(path), {}
+        state = parts[usual(parts)]
     else:
         raise EvarError(f"{path} is no weights file (it starts with {head[:8]!r}): {expected}")
-    for key, tensor in state.items():
-        _check_plain(key, tensor, path)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise EvarError(f"{path}: the tensor {key} holds NaN or infinity: these weights are damaged")
-    return Weights(path, state, metadata, sha256)
+    _check_tensors(state, path)
+    return Weights(path, state, metadata, sha256, parts, part)
+
+
+def split_part(reference: str | Path) -> tuple[str | Path, str]:
+    """`FILE#PART` as (FILE, PART), where there is no file of the whole name; else (reference, '')."""
+    file, sign, part = str(reference).rpartition("#")
+    if sign and file and not Path(reference).expanduser().exists() and Path(file).expanduser().is_file():
+        return file, part
+    return reference, ""
+
+
+def unwrapped(weights: Weights, module: nn.Module, label: str) -> Weights:
+    """The same weights, their `state` by the names of `module`, from under a container or prefix where that is needed.
+
+    What was taken from where is told in a warning. Where no part of the file fits, the weights are as they were, or the
+    nearest part, for a message. Raises EvarError where several parts fit that differ, and none was chosen.
+    """
+    if not weights.parts:
+        return weights
+    found = find_part(weights.parts, module.state_dict(), weights.part, str(weights.path), label)
+    if found is None:
+        return replace(weights, parts={})
+    _check_tensors(found.state, weights.path)
+    if found.told:
+        warnings.warn(f"{weights.path}: {found.told}")
+    return replace(weights, state=found.state, parts={})
 
 
 def find_weights(reference: str | Path) -> Path:
@@ -143,14 +174,16 @@ def array_types(*dtypes: str) -> list[Any]:
 def load_by_name(module: nn.Module, weights: Weights, label: str, hint: str = "") -> None:
     """Copy the tensors that `module` names out of `weights` (other keys are left alone: heads, projectors).
 
+    They may lie under a container or a prefix (`unwrapped`), and be of any floating type.
     Raises EvarError naming the first key that is missing or has another shape, and `hint`.
     """
+    weights = unwrapped(weights, module, label)
     hint = f"; {hint}" if hint else ""
     wanted = module.state_dict()
     chosen = {}
     for key, target in wanted.items():
         found = weights.state.get(key)
-        if found is None and key.endswith("num_batches_tracked"):
+        if key.endswith(COUNTER) and (found is None or found.shape != target.shape or not _is_count(found)):
             chosen[key] = target
         elif found is None:
             raise EvarError(
@@ -162,7 +195,7 @@ def load_by_name(module: nn.Module, weights: Weights, label: str, hint: str = ""
                 f"{weights.path} does not fit {label}: {key} should be {list(target.shape)},"
                 f" is {list(found.shape)}{hint}"
             )
-        elif found.is_floating_point() != target.is_floating_point():
+        elif found.is_floating_point() != target.is_floating_point() and not key.endswith(COUNTER):
             raise EvarError(f"{weights.path} does not fit {label}: {key} should be {target.dtype}, is {found.dtype}")
         else:
             chosen[key] = found
@@ -199,7 +232,7 @@ def refuse_bomb(path: Path) -> None:
             raise EvarError(f"{path} is compressed: expected a file as torch.save writes it")
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path) -> dict[tuple[str, ...], State]:
     try:
         if zipfile.is_zipfile(path):
             refuse_bomb(path)
@@ -219,15 +252,26 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         if out_of_memory(error):
             raise
         raise EvarError(f"{path} is a damaged PyTorch file: copy or download it again") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
     if not isinstance(content, Mapping):
         raise EvarError(f"{path} holds a {type(content).__name__}: expected a state dict (names -> tensors)")
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
+    parts = containers(content)
+    if not parts:
         raise EvarError(f"{path} holds no tensors by name: expected a state dict (names -> tensors)")
-    return state
+    return parts
+
+
+def _is_count(tensor: Tensor) -> bool:
+    """Whether a counter still counts: halving a whole model makes its counts half-precision, and infinite from 65520 on."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _check_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    for key, tensor in state.items():
+        _check_plain(key, tensor, path)
+        if key.endswith(COUNTER):
+            continue
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise EvarError(f"{path}: the tensor {key} holds NaN or infinity: these weights are damaged")
 
 
 def _check_plain(key: str, tensor: Tensor, path: Path) -> None:

@@ -25,9 +25,10 @@ class Protocol:
     norm: which log-mel statistics an encoder that needs them gets: `weights` (those in its weights file, else the
     training part) or `task` (always the task's training part).
     learning_rate_by_card: whether the published learning rate of the task card replaces `learning_rate`.
-    validation: where a fold has none: `next fold` (k folds: (f mod k) + 1, with a refit on all training folds), or `drawn`
-    (by seed). A fixed split uses its own valid part; where that is missing too, `valid_fraction` of the training clips is
-    set aside by group.
+    validation: where a fold has none: `next fold` (k folds: (f mod k) + 1), `drawn` (`valid_fraction` of the training
+    clips by seed, groups whole) or `drawn by clip` (the same at random over clips, until each class is in it). A fixed
+    split uses its own valid part; where that is missing, `next fold` sets `valid_fraction` of the training clips aside by
+    group. The deterministic probes fit the chosen setting once more on all training clips of which a part was set aside.
     """
 
     name: str
@@ -48,7 +49,10 @@ class Protocol:
     max_epochs: int = 200
     patience: int = 20
     weight_decay: float = 1e-8
+    ties: str = "first"  # which of several epochs with the best validation score is kept; `latest` also starts patience again
+    scaler: str = "fit"  # StandardScaler: of the clips fitted on, or of all `training` clips before a part is drawn off
     hidden: int = 512
+    dropout: float = 0.0  # of the hidden layer
     # knn
     neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
 
@@ -81,19 +85,22 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return digest({name: value for name, value in settings.items() if uses(settings["probe"], name)})
 
 
+_RECIPE = {"seeds": (42, 43, 44), "validation": "drawn by clip", "ties": "latest", "scaler": "training"}
 _SHIPPED = {
     protocol.name: protocol
     for protocol in (
-        Protocol("fair", 1, "logistic"),
-        Protocol("paper", 1, "linear", seeds=(42, 43, 44), norm="task", validation="drawn", learning_rate_by_card=True),
-        Protocol("mlp", 1, "mlp", seeds=(42, 43, 44), validation="drawn", learning_rate=1e-3),
-        Protocol("knn", 1, "knn"),
+        Protocol("fair", 2, "logistic"),
+        Protocol("paper", 2, "linear", norm="task", learning_rate_by_card=True, **_RECIPE),
+        Protocol("mlp", 2, "mlp", learning_rate=1e-3, dropout=0.5, **_RECIPE),
+        Protocol("knn", 2, "knn"),
     )
 }
 _CHOICES = {
     "probe": tuple(_OF_PROBE),
     "norm": ("weights", "task"),
-    "validation": ("next fold", "drawn"),
+    "validation": ("next fold", "drawn", "drawn by clip"),
+    "ties": ("first", "latest"),
+    "scaler": ("fit", "training"),
 }
 
 
@@ -173,8 +180,8 @@ def _checked(where: str, key: str, value: Any, like: Any) -> Any:
         number = None
     if number is None or isinstance(value, bool) or (isinstance(like, int) and number != value):
         raise EvarError(f"{where}: expected a number ({type(like).__name__}), found {value!r}")
-    if (not number > 0 and key != "weight_decay") or not 0 <= number < float("inf"):
+    if (not number > 0 and key not in ("weight_decay", "dropout")) or not 0 <= number < float("inf"):
         raise EvarError(f"{where}: expected a positive number, found {value!r}")
-    if key == "valid_fraction" and number >= 1:
+    if key in ("valid_fraction", "dropout") and number >= 1:
         raise EvarError(f"{where}: expected a fraction below 1, found {value!r}")
     return number

@@ -12,6 +12,8 @@ from evar.errors import EvarError
 from evar.probes.protocol import Protocol
 
 PARTS = ("train", "valid", "test")
+DRAWS = 100  # of a validation part that is to hold each class
+ALL_CHOSEN_ON = "too few training clips to set any aside: the setting is chosen on the training clips"
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Fold:
     """Clip indices (int64, ascending) of one fold and seed. `fold` is 0 for a fixed split.
 
     fit: what the candidates are fitted on; valid: what the setting is chosen on; refit: what the chosen setting is
-    fitted on once more, or None where the fitted candidate itself is scored; test: what is scored.
+    fitted on once more, or None where the fitted candidate itself is scored; test: what is scored. scaled: what the
+    StandardScaler is fitted on, or None where that is what the probe is fitted on.
     """
 
     fold: int
@@ -28,6 +31,7 @@ class Fold:
     valid: np.ndarray
     refit: np.ndarray | None
     test: np.ndarray
+    scaled: np.ndarray | None = None
 
     @property
     def train(self) -> np.ndarray:
@@ -78,12 +82,18 @@ def plan_folds(
             warnings.append(few)
         return draw_training(indices, targets, seed, number, train_fraction, shots)
 
-    def hold_out(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        salt = f"{seed} " if protocol.validation == "drawn" else ""
-        fit, valid, warning = set_aside(indices, targets, group, clip_ids, protocol.valid_fraction, salt)
+    random = np.random.default_rng(seed)  # one for all folds: each draws another part
+
+    def hold_out(number: int, train: np.ndarray, test: np.ndarray) -> Fold:
+        if protocol.validation == "drawn by clip":
+            fit, valid, warning = draw_validation(train, targets, protocol.valid_fraction, random)
+        else:
+            salt = f"{seed} " if protocol.validation == "drawn" else ""
+            fit, valid, warning = set_aside(train, targets, group, clip_ids, protocol.valid_fraction, salt)
         if warning and warning not in warnings:
             warnings.append(warning)
-        return fit, valid
+        refit = train if protocol.deterministic and len(fit) < len(train) else None
+        return Fold(number, seed, fit, valid, refit, test, train if protocol.scaler == "training" else None)
 
     if split is not None:
         strange = sorted(set(np.unique(split)) - set(PARTS))
@@ -93,8 +103,7 @@ def plan_folds(
         if not len(train) or not len(test):
             raise EvarError(f"the split has {len(train)} training and {len(test)} test clips: both are needed")
         train = draw(train, 0)
-        fit, valid = (train, valid) if len(valid) else hold_out(train)
-        return [Fold(0, seed, fit, valid, None, test)], warnings
+        return [Fold(0, seed, train, valid, None, test) if len(valid) else hold_out(0, train, test)], warnings
 
     numbers = [int(number) for number in np.unique(fold)]
     if len(numbers) < 2:
@@ -103,17 +112,34 @@ def plan_folds(
     for position, number in enumerate(numbers):
         test, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         following = numbers[(position + 1) % len(numbers)]
-        if protocol.validation == "drawn":
-            fit, valid = hold_out(draw(train, number))
-            plans.append(Fold(number, seed, fit, valid, None, test))
-        elif len(numbers) == 2:  # the next fold is the whole training part
-            train = draw(train, number)
-            plans.append(Fold(number, seed, *hold_out(train), train, test))
+        # of two folds the next one is the whole training part
+        if protocol.validation != "next fold" or len(numbers) == 2:
+            plans.append(hold_out(number, draw(train, number), test))
         else:
             fit = draw(train[fold[train] != following], number)
             valid = np.flatnonzero(fold == following)
             plans.append(Fold(number, seed, fit, valid, draw(train, number), test))
     return plans, warnings
+
+
+def draw_validation(
+    indices: np.ndarray, targets: np.ndarray, fraction: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Split `indices` into (fit, valid, warning): `fraction` of the clips at random, neither by group nor stratified.
+
+    Drawn again, up to DRAWS times in all, until each class of `indices` is in `valid`; then the last draw stands.
+    """
+    if len(indices) < 2:
+        return indices, indices, ALL_CHOSEN_ON
+    size = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+    hot = targets[indices] if targets.ndim == 2 else targets[indices][:, None] == np.unique(targets[indices])
+    wanted = np.count_nonzero(hot.any(0))
+    for _ in range(DRAWS):
+        taken = random.permutation(len(indices))[:size]
+        if np.count_nonzero(hot[taken].any(0)) == wanted:
+            break
+    valid = np.sort(indices[taken])
+    return np.setdiff1d(indices, valid), valid, None
 
 
 def set_aside(
@@ -141,7 +167,7 @@ def set_aside(
         taken = _take(indices, targets, np.asarray(names)[indices], wanted, salt)
         if len(taken):
             return np.setdiff1d(indices, taken), taken, warning
-    return indices, indices, "too few training clips to set any aside: the setting is chosen on the training clips"
+    return indices, indices, ALL_CHOSEN_ON
 
 
 def _take(indices: np.ndarray, targets: np.ndarray, names: np.ndarray, wanted: int, salt: str) -> np.ndarray:

@@ -85,7 +85,9 @@ class _Signs:
         if card.split_file is not None:
             if find_split_file(card, None) is None:  # it is in the dataset's folder, or nowhere
                 self.markers = [card.split_file]
-            elif hasattr(layout, "markers") or any("{" in marker for marker in layout.MARKERS):  # what the markers name is not read
+            elif hasattr(layout, "markers") or any(
+                "{" in marker for marker in layout.MARKERS
+            ):  # what the markers name is not read
                 self.markers = []
 
     def marked(self, folder: Path) -> bool:

@@ -49,7 +49,9 @@ class Protocol:
     max_epochs: int = 200
     patience: int = 20
     weight_decay: float = 1e-8
-    ties: str = "first"  # which of several epochs with the best validation score is kept; `latest` also starts patience again
+    ties: str = (
+        "first"  # which of several epochs with the best validation score is kept; `latest` also starts patience again
+    )
     scaler: str = "fit"  # StandardScaler: of the clips fitted on, or of all `training` clips before a part is drawn off
     hidden: int = 512
     dropout: float = 0.0  # of the hidden layer
@@ -66,10 +68,20 @@ class Protocol:
         return settings_digest(asdict(self))
 
 
+_ADAM = (
+    "learning_rate",
+    "learning_rate_by_card",
+    "batch_size",
+    "max_epochs",
+    "patience",
+    "weight_decay",
+    "ties",
+    "scaler",
+)
 _OF_PROBE = {
     "logistic": ("strengths", "tolerance", "max_iterations"),
-    "linear": ("learning_rate", "learning_rate_by_card", "batch_size", "max_epochs", "patience", "weight_decay"),
-    "mlp": ("learning_rate", "learning_rate_by_card", "batch_size", "max_epochs", "patience", "weight_decay", "hidden"),
+    "linear": _ADAM,
+    "mlp": (*_ADAM, "hidden", "dropout"),
     "knn": ("neighbours",),
 }
 """The settings that each kind of probe has for itself; what no kind names is common to all."""

@@ -122,8 +122,8 @@ def format_verdict(verdict: Verdict) -> str:
     row, figure = verdict.row, verdict.figure
     spread = "" if figure.std is None else f" ±{rounded(Decimal(repr(figure.std)))}"
     std = "" if row["std"] != row["std"] else f" ±{rounded(percent(row['std']))}"
-    interval = ""
-    if row["ci95_low"] == row["ci95_low"] and row["ci95_high"] == row["ci95_high"]:
+    interval = " (no 95 % interval)"
+    if row["ci95_high"] > row["ci95_low"]:
         interval = f" (95 % interval {rounded(percent(row['ci95_low']))} to {rounded(percent(row['ci95_high']))})"
     outcome = "within" if verdict.within else "outside"
     lines = [

@@ -30,7 +30,8 @@ def format_leaderboard(rows: pd.DataFrame) -> str:
     """Rows of the leaderboard (schema: docs/architecture.md) as text.
 
     A cell shows the score in percent and half the width of its 95 % interval, or the interval itself where that half would
-    lead beyond 0 or 100; `*` marks the best of a column where there are several rows to compare. Notes under a table explain every other mark.
+    lead beyond 0 or 100; `*` marks the best of a column where there are several rows to compare. Notes under a table
+    explain every other mark.
     """
     if rows.empty:
         return "no rows"

@@ -85,7 +85,8 @@ def evaluate(
     X: float32 [N, D] array, memory map, or anything with `.shape` and `[int64 indices] -> float32 rows`; more than 1 GiB is
     read in chunks. targets: int64 [N] indices into `classes`, or float32 [N, C] multi-hot. Either `split` ('train', 'valid',
     'test') or `fold` (int); `group` (speaker, source recording; default: every clip its own) never straddles training and
-    validation, but where the protocol draws that by clip. seeds, lr: instead of the protocol's. train_fraction, shots: a seeded subset of the training clips.
+    validation, but where the protocol draws that by clip.
+    seeds, lr: instead of the protocol's. train_fraction, shots: a seeded subset of the training clips.
     A deterministic protocol (`fair`, `knn`) runs once, under its first seed, unless a subset is drawn by seed.
 
     Raises EvarError for shapes that do not fit, empty parts, a metric that does not suit the targets, or NaN in X.

@@ -140,7 +140,7 @@ def test_two_separable_classes_are_told_apart():
 
 
 def test_the_validation_part_is_drawn_by_clip_until_it_holds_each_class():
-    X, targets = embeddings(200, 4, 6)
+    _, targets = embeddings(200, 4, 6)
     group = (np.arange(200) // 40).astype(str)
     plans, told = plan_folds(
         get_protocol("paper"), targets, split=None, fold=folds(200, 2), group=group, clip_ids=ids(200), seed=42
@@ -165,7 +165,7 @@ def test_a_class_that_no_draw_can_hold_ends_the_drawing():
 
 
 def test_folds_of_a_seed_start_from_different_weights_and_the_first_from_its_seed():
-    X, targets = embeddings(90, 12, 3)
+    _, targets = embeddings(90, 12, 3)
     plans, _ = plan_folds(
         get_protocol("paper"), targets, split=None, fold=folds(90, 3), group=ids(90), clip_ids=ids(90), seed=43
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from scipy import stats
+from scipy.stats import binomtest
 
 from evar.reporting.statistics import average_ranks, discordant, holm, interval_of, mcnemar, paired_bootstrap
 

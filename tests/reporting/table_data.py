@@ -37,7 +37,7 @@ ROW = {
     "task_version": 1,
     "task_fingerprint": "34",
     "protocol": "paper",
-    "protocol_version": 1,
+    "protocol_version": get_protocol("paper").version,
     "layers": "logmel",
     "pooling": "mean_std",
     "norm": "train",

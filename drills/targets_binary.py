@@ -23,7 +23,7 @@ def _audio(folder: Path, form: str, subtypes: list[str]) -> Target:
     import soundfile
 
     from evar.audio.decode import decode, decode_int16, samples_after_decoding
-    from evar.datasets.verify import _fault
+    from evar.datasets.findings import look_at
 
     files = {}
     for subtype in subtypes:
@@ -38,7 +38,7 @@ def _audio(folder: Path, form: str, subtypes: list[str]) -> Target:
         for path in paths:
             if path.read_bytes() != files[path.name]:
                 samples_after_decoding(path, 8000)
-                _fault(path, audio=True)
+                look_at(path, audio=True)
                 found = decode(path, 8000, seconds=2.0)
                 assert (found.dtype, found.ndim) == (np.float32, 1)
                 assert 0 < len(found) <= 16000

@@ -24,7 +24,7 @@ metric: accuracy
 split: parts
 group: speaker
 layout: csv_columns
-options: {file: clips.csv, parts: {dev: train}, separator: ";"}
+options: {path: path, parts: {dev: train}, delimiter: ";"}
 folders: [mine, "mine-2"]
 classes: [cat, dog]
 counts: {clips: 8, train: 4, valid: 2, test: 2}

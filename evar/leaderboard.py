@@ -29,8 +29,9 @@ _VARIANTS = ["layers", "pooling", "norm", "weights", "task_version", "protocol_v
 def format_leaderboard(rows: pd.DataFrame) -> str:
     """Rows of the leaderboard (schema: docs/architecture.md) as text.
 
-    A cell shows the score in percent and half the width of its 95 % interval; `*` marks the best of a column where there
-    are several rows to compare. Notes under a table explain every other mark.
+    A cell shows the score in percent and half the width of its 95 % interval, or the interval itself where that half would
+    lead beyond 0 or 100; `*` marks the best of a column where there are several rows to compare. Notes under a table
+    explain every other mark.
     """
     if rows.empty:
         return "no rows"
@@ -60,9 +61,8 @@ def _matrix(part: pd.DataFrame) -> str:
     notes: dict[str, str] = {}
     cells: dict[tuple[str, str], str] = {}
     for index, row in part.iterrows():
-        half = (row["ci95_high"] - row["ci95_low"]) / 2
         text = f"{100 * row['mean']:.1f}" if row["mean"] == row["mean"] else "no score"
-        text += f" ±{100 * half:.1f}" if half == half else ""
+        text += _interval(row, notes)
         marks = _marks(row, notes)
         cells[row["line"], row["task"]] = text + marks + ("*" if index in best else " ")
     header = ["", *[f"{task} ({metric})" if metric != "accuracy" else task for task, metric in _metrics(part, tasks)]]
@@ -76,6 +76,19 @@ def _matrix(part: pd.DataFrame) -> str:
             line.append(f"{average:.1f}" if average == average else "")
     text = _columns([header, *lines])
     return "\n".join(text + [f"{mark}: {note}" for mark, note in notes.items()])
+
+
+def _interval(row: pd.Series, notes: dict[str, str]) -> str:
+    mean, low, high = row["mean"], row["ci95_low"], row["ci95_high"]
+    if mean != mean:
+        return ""
+    if not high > low:  # NaN too
+        notes["n/a"] = "no 95 % interval: too few independent groups of test clips"
+        return " n/a"
+    half = (high - low) / 2
+    if mean + half > 1 + 5e-4 or mean - half < -5e-4:
+        return f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return " ±<0.1" if half < 5e-4 else f" ±{100 * half:.1f}"
 
 
 def _columns(table: list[list[str]]) -> list[str]:

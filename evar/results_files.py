@@ -242,6 +242,9 @@ def frame(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> pd.DataFrame
             made[column] = pd.Series([_TRUTH.get(text.lower(), False) for text in texts], dtype=bool)
         else:
             made[column] = pd.Series(texts, dtype="str")
+    if {"ci95_low", "ci95_high"} <= set(made):  # older rows have intervals of zero width, which tell nothing
+        low, high = made["ci95_low"], made["ci95_high"]
+        made["ci95_low"], made["ci95_high"] = low.where(high > low), high.where(high > low)
     return pd.DataFrame(made)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SYNTHETIC_FILE = "EVAR_SYNTHETIC.json"  # marks a root as a mini; holds its card and counts
-_CORRECT = "correct it there, or restore the file where it came with the dataset"
+_CORRECT = "correct it there, or fetch it anew where it came with the dataset"
 _RESTORE = _CORRECT.partition(", ")[2]
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _MARKS = (

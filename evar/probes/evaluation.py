@@ -12,9 +12,11 @@ import numpy as np
 
 from evar.errors import EvarError
 from evar.probes import metrics
-from evar.probes.bootstrap import FEW_GROUPS, interval
+from evar.probes.bootstrap import FEW_GROUPS, Interval, interval
 from evar.probes.protocol import Protocol, get_protocol
 from evar.probes.splits import Fold, Outcome, plan_folds
+
+FEW_VALID = 30  # validation clips under which a choice is little more than chance
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Evaluation:
 
     mean: over folds first, then over seeds. std_seeds: spread of the seeds' means; std_folds: spread over folds of the
     folds' means over seeds; both with n - 1, NaN where there is one value. std: std_seeds where there are several seeds,
-    else std_folds. Neither is a confidence interval: ci95_low and ci95_high are (bootstrap over groups of test clips).
+    else std_folds. Neither is a confidence interval: ci95_low and ci95_high are (over groups of test clips, see `bootstrap`;
+    NaN where there is no honest one).
     """
 
     runs: list[Run]
@@ -82,7 +85,8 @@ def evaluate(
     X: float32 [N, D] array, memory map, or anything with `.shape` and `[int64 indices] -> float32 rows`; more than 1 GiB is
     read in chunks. targets: int64 [N] indices into `classes`, or float32 [N, C] multi-hot. Either `split` ('train', 'valid',
     'test') or `fold` (int); `group` (speaker, source recording; default: every clip its own) never straddles training and
-    validation. seeds, lr: instead of the protocol's. train_fraction, shots: a seeded subset of the training clips.
+    validation, but where the protocol draws that by clip.
+    seeds, lr: instead of the protocol's. train_fraction, shots: a seeded subset of the training clips.
     A deterministic protocol (`fair`, `knn`) runs once, under its first seed, unless a subset is drawn by seed.
 
     Raises EvarError for shapes that do not fit, empty parts, a metric that does not suit the targets, or NaN in X.
@@ -116,7 +120,7 @@ def evaluate(
         )
         plans.append(folds)
         warnings += [warning for warning in told if warning not in warnings]
-    warnings += _class_warnings(plans[0], targets, classes)
+    warnings += _class_warnings(plans[0], targets, classes, metric) + _choice_warnings(plans[0])
     outcomes = _outcomes(protocol, X, targets, len(classes), plans, metric, device, progress)
     folds = [one for plan in plans for one in plan]
     runs = [_run(one, outcome, targets, metric) for one, outcome in zip(folds, outcomes, strict=True)]
@@ -185,16 +189,12 @@ def _summary(
     f1 = np.array([run.macro_f1 for run in runs]).reshape(n_seeds, -1)
     std_seeds, std_folds = _spread(by_seed.mean(1)), _spread(by_seed.mean(0))
     first = runs[: by_seed.shape[1]]
-    low, high, fewest = interval(
+    found = interval(
         metric,
         [targets[run.test] for run in first],
         [np.stack([run.scores for run in runs[i :: len(first)]]) for i in range(len(first))],
         [group[run.test] for run in first],
     )
-    if fewest < FEW_GROUPS:
-        warnings.append(
-            f"a test part has only {fewest} groups (under {FEW_GROUPS}): the 95 % interval is rough, likely too narrow"
-        )
     return Evaluation(
         runs=runs,
         mean=float(by_seed.mean()),
@@ -202,10 +202,22 @@ def _summary(
         std_seeds=std_seeds,
         std_folds=std_folds,
         macro_f1=float(f1.mean()),
-        ci95_low=low,
-        ci95_high=high,
-        warnings=warnings,
+        ci95_low=found.low,
+        ci95_high=found.high,
+        warnings=warnings + _interval_warnings(found),
     )
+
+
+def _interval_warnings(found: Interval) -> list[str]:
+    few = f"(under {FEW_GROUPS}): the 95 % interval is rough"
+    if found.how == "none":
+        return ["no 95 % interval: the test clips are too few independent groups (speakers, sources) to say"]
+    if found.how == "over folds":
+        told = f"a test part has one group only, so the {found.n_groups} of all folds are drawn together"
+        return [f"{told} {few}" if found.n_groups < FEW_GROUPS else told]
+    if found.how == "within folds" and found.fewest < FEW_GROUPS:
+        return [f"a test part has only {found.fewest} groups {few}, likely too narrow"]
+    return []
 
 
 def _spread(values: np.ndarray) -> float:
@@ -252,18 +264,42 @@ def _checked_targets(
     return targets.astype(np.int64)
 
 
-def _class_warnings(folds: list[Fold], targets: np.ndarray, classes: Sequence[str]) -> list[str]:
+def _class_warnings(folds: list[Fold], targets: np.ndarray, classes: Sequence[str], metric: str) -> list[str]:
     hot = metrics.one_hot(targets, len(classes))
     found = []
+    tested = np.any([hot[fold.test].any(0) for fold in folds], axis=0)
+    if not tested.all():
+        found.append(_untested("", tested, classes))
     for fold in folds:
         where = f"fold {fold.fold}" if fold.fold else "the split"
-        trained, tested = hot[fold.fit].any(0), hot[fold.test].any(0)
+        trained, here = hot[fold.train].any(0), hot[fold.test].any(0)
+        if metric == "mAP" and (tested & ~here).any():
+            found.append(_untested(f"{where}: ", here, classes))
         if targets.ndim == 1 and trained.sum() == 1:
             found.append(f"{where}: the training part has one class only, so that class is predicted for every clip")
-        unseen = np.flatnonzero(tested & ~trained)
+        unseen = np.flatnonzero(here & ~trained)
         if len(unseen):
-            names = ", ".join(str(classes[i]) for i in unseen[:5]) + (", ..." if len(unseen) > 5 else "")
             found.append(
-                f"{where}: {len(unseen)} tested class(es) without a training clip are scored as errors: {names}"
+                f"{where}: {len(unseen)} tested class(es) without a training clip are scored as errors:"
+                f" {_named(unseen, classes)}"
             )
     return found
+
+
+def _untested(where: str, tested: np.ndarray, classes: Sequence[str]) -> str:
+    absent = np.flatnonzero(~tested)
+    names = f"{len(absent)} of {len(classes)} classes have no test clip: {_named(absent, classes)}"
+    return f"{where}{names}: the score is over the others"
+
+
+def _named(which: np.ndarray, classes: Sequence[str]) -> str:
+    return ", ".join(str(classes[i]) for i in which[:5]) + (", ..." if len(which) > 5 else "")
+
+
+def _choice_warnings(folds: list[Fold]) -> list[str]:
+    fewest = min(len(fold.valid) for fold in folds)
+    if fewest >= FEW_VALID:
+        return []
+    return [
+        f"the setting is chosen on {fewest} validation clip(s) only: one clip is {100 / fewest:.1f} points of the choice"
+    ]

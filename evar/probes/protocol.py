@@ -49,9 +49,7 @@ class Protocol:
     max_epochs: int = 200
     patience: int = 20
     weight_decay: float = 1e-8
-    ties: str = (
-        "first"  # which of several epochs with the best validation score is kept; `latest` also starts patience again
-    )
+    ties: str = "first"  # which of several best epochs is kept; `latest` also starts patience again
     scaler: str = "fit"  # StandardScaler: of the clips fitted on, or of all `training` clips before a part is drawn off
     hidden: int = 512
     dropout: float = 0.0  # of the hidden layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ def plan_folds(
             warnings.append(few)
         return draw_training(indices, targets, seed, number, train_fraction, shots)
 
-    random = np.random.default_rng(seed)  # one for all folds: each draws another part
+    random = np.random.RandomState(seed % 2**32)  # one for all folds: each draws another part
 
     def hold_out(number: int, train: np.ndarray, test: np.ndarray) -> Fold:
         if protocol.validation == "drawn by clip":
@@ -123,15 +124,16 @@ def plan_folds(
 
 
 def draw_validation(
-    indices: np.ndarray, targets: np.ndarray, fraction: float, random: np.random.Generator
+    indices: np.ndarray, targets: np.ndarray, fraction: float, random: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray, str | None]:
     """Split `indices` into (fit, valid, warning): `fraction` of the clips at random, neither by group nor stratified.
 
-    Drawn again, up to DRAWS times in all, until each class of `indices` is in `valid`; then the last draw stands.
+    Drawn again, up to DRAWS times in all, until each class of `indices` is in `valid`; then the last draw stands. Size
+    and draw are those of scikit-learn's train_test_split.
     """
     if len(indices) < 2:
         return indices, indices, ALL_CHOSEN_ON
-    size = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+    size = min(math.ceil(fraction * len(indices)), len(indices) - 1)
     hot = targets[indices] if targets.ndim == 2 else targets[indices][:, None] == np.unique(targets[indices])
     wanted = np.count_nonzero(hot.any(0))
     for _ in range(DRAWS):

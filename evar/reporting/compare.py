@@ -165,7 +165,7 @@ def compare(
 def _task_pairs(
     found: dict[str, Outcomes], wanted: list[tuple[str, str]], resamples: int | None, seed: int, level: float
 ) -> list[Pair]:
-    drawn: dict[str, np.ndarray] = {}
+    drawn: dict[str, tuple[np.ndarray, int, int]] = {}
     made = []
     for first, second in wanted:
         if first not in found or second not in found:
@@ -175,7 +175,7 @@ def _task_pairs(
             for one in (a, b):
                 if one.encoder not in drawn:
                     drawn[one.encoder] = map_draws(one, resamples or RESAMPLES_MAP, seed)
-            made.append(_map_pair(a, b, drawn[first] - drawn[second], level))
+            made.append(_map_pair(a, b, drawn[first], drawn[second], level))
         else:
             made.append(_accuracy_pair(a, b, resamples or RESAMPLES, seed, level))
     return made
@@ -202,10 +202,9 @@ def _accuracy_pair(a: Outcomes, b: Outcomes, resamples: int, seed: int, level: f
     )
 
 
-def _map_pair(a: Outcomes, b: Outcomes, drawn: np.ndarray, level: float) -> Pair:
-    groups = sum(len(np.unique(a.group[a.fold == fold].astype(str))) for fold in np.unique(a.fold))
-    df = 0 if np.isnan(drawn).any() else groups - len(np.unique(a.fold))
-    boot = statistics.interval_of(a.score - b.score, drawn, groups, df, level)
+def _map_pair(a: Outcomes, b: Outcomes, drawn_a: tuple, drawn_b: tuple, level: float) -> Pair:
+    draws, units, df = drawn_a
+    boot = statistics.interval_of(a.score - b.score, draws - drawn_b[0], units, df, level)
     nan = float("nan")
     return Pair(
         **_common(a, b, boot),

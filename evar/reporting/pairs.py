@@ -166,28 +166,39 @@ def check_aligned(first: Outcomes, second: Outcomes) -> None:
             raise EvarError(f"{names}: the {called} of clip {clip!r} is {values}; measure both on the same folder")
 
 
-def map_draws(outcomes: Outcomes, resamples: int, seed: int) -> np.ndarray:
-    """mAP of every resample of groups within folds, float64 [resamples]; NaN where a fold has fewer than two groups.
+def map_draws(outcomes: Outcomes, resamples: int, seed: int) -> tuple[np.ndarray, int, int]:
+    """mAP of every resample of groups within folds, float64 [resamples], the units drawn and their degrees of freedom.
 
-    The same seed draws the same groups for every encoder, so two results may be subtracted.
+    Where a fold has one group only, whole folds are drawn; the draws are NaN where there is one fold. The same seed draws
+    the same for every encoder, so two results may be subtracted.
     """
     from evar.probes.bootstrap import weighted_maps
+    from evar.probes.metrics import score
 
     random = np.random.default_rng(seed)
-    folds = np.unique(outcomes.fold)
+    parts = [np.flatnonzero(outcomes.fold == fold) for fold in np.unique(outcomes.fold)]
+    named = [np.unique(outcomes.group[mine].astype(str), return_inverse=True) for mine in parts]
+    if min(len(unique) for unique, _ in named) < 2:
+        k = len(parts)
+        if k < 2:
+            return np.full(resamples, np.nan), 1, 0
+        values = [np.mean([score("mAP", outcomes.truth[mine], one[mine]) for one in outcomes.scores]) for mine in parts]
+        return _drawn_folds(np.array(values), resamples, random), k, k - 1
     means = np.zeros(resamples)
-    for fold in folds:
-        mine = np.flatnonzero(outcomes.fold == fold)
-        unique, member = np.unique(outcomes.group[mine].astype(str), return_inverse=True)
+    for mine, (unique, member) in zip(parts, named, strict=True):
         m = len(unique)
-        if m < 2:
-            return np.full(resamples, np.nan)
         for start in range(0, resamples, 100):  # a weight for every clip and resample: in pieces
             rows = slice(start, min(start + 100, resamples))
             draws = random.multinomial(m - 1, np.full(m, 1 / m), size=rows.stop - rows.start)
             maps = [weighted_maps(outcomes.truth[mine], one[mine], draws, member) for one in outcomes.scores]
             means[rows] += np.mean(maps, axis=0)
-    return means / len(folds)
+    units = sum(len(unique) for unique, _ in named)
+    return means / len(parts), units, units - len(parts)
+
+
+def _drawn_folds(values: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
+    k = len(values)
+    return random.multinomial(k - 1, np.full(k, 1 / k), size=resamples) @ values / (k - 1)
 
 
 def _right(kept: pd.DataFrame, common: dict, n: int) -> Outcomes:

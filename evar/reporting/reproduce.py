@@ -124,8 +124,8 @@ def format_verdict(verdict: Verdict) -> str:
     spread = "" if figure.spread is None else f" ±{rounded(Decimal(repr(figure.spread)))}"
     spread += "" if figure.ci95 is None else " (a 95 % interval)"
     std = "" if row["std"] != row["std"] else f" ±{rounded(percent(row['std']))}"
-    interval = ""
-    if row["ci95_low"] == row["ci95_low"] and row["ci95_high"] == row["ci95_high"]:
+    interval = " (no 95 % interval)"
+    if row["ci95_high"] > row["ci95_low"]:
         interval = f" (95 % interval {rounded(percent(row['ci95_low']))} to {rounded(percent(row['ci95_high']))})"
     outcome = "within" if verdict.within else "outside"
     lines = [

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEW_GROUPS = 20  # under this an interval is rough
+from evar.probes.bootstrap import FEW_GROUPS, Sums, bound, pooled, resampled_means, widened
+
 _EPS = 1e-9  # differences of shares (thirds, over three seeds) are equal when they differ by rounding alone
 
 
@@ -121,54 +122,34 @@ def paired_bootstrap(
     return interval_of(estimate, drawn, n_groups, df, level)
 
 
-def resampled_means(
-    parts: list[tuple[np.ndarray, np.ndarray]], resamples: int, random: np.random.Generator
-) -> np.ndarray:
-    """The mean of every resample, float64 [resamples]; parts: per stratum the groups' (sums [m], numbers of clips [m]).
-
-    Of m groups m - 1 are drawn, with replacement: drawing m makes the variance too small by (m - 1) / m, half of it with
-    two speakers in a fold (P. J. McCarthy, C. B. Snowden, Vital and Health Statistics 2(95), 1985; J. N. K. Rao,
-    C. F. J. Wu, Journal of the American Statistical Association 83, 1988).
-    """
-    means = np.zeros(resamples)
-    for sums, sizes in parts:
-        # groups of the same (sum, size) are alike: drawing how often each kind comes is the same, and far cheaper
-        kinds, count = np.unique(np.round(sums, 9) + 1j * np.round(sizes, 9), return_counts=True)  # sorts pairs fast
-        draws = random.multinomial(len(sums) - 1, count / len(sums), size=resamples)
-        means += (draws @ kinds.real) / (draws @ kinds.imag)
-    return means / len(parts)
-
-
 def interval_of(estimate: float, drawn: np.ndarray, n_groups: int, df: int, level: float = 0.95) -> Difference:
     """Interval and p from resampled differences, float64 [resamples]; NaN where df is 0.
 
-    Percentile interval at levels widened by Student's t with `df` degrees of freedom, and the p that inverts it
-    (T. C. Hesterberg, The American Statistician 69, 2015); of many groups this is the plain percentile interval. Under
-    FEW_GROUPS the resamples are too few different ones for percentiles: there it is the estimate ± t times their
-    standard deviation. p counts resamples at zero half. Beyond what the number of resamples resolves, p goes on with the
-    normal tail.
+    The interval is `widened`, and p inverts it; p counts resamples at zero half. Beyond what the number of resamples
+    resolves, p goes on with the normal tail. Where the difference is the same on every group no resample differs: then
+    both come from the exact bound on n_groups.
     """
-    from scipy.special import ndtr, ndtri, stdtr, stdtrit  # normal and Student's t: distribution function and inverse
+    from scipy.special import ndtri, stdtr  # the normal's inverse, Student's distribution function
 
     if df < 1:
         return Difference(estimate, float("nan"), float("nan"), float("nan"), n_groups, df)
-    wide, spread = stdtrit(df, (1 + level) / 2), drawn.std(ddof=1)
-    tail = abs(estimate) / spread if spread > _EPS else 0.0
-    resolved = -ndtri(1 / (len(drawn) + 1))
-    if abs(estimate) < _EPS and spread <= _EPS:  # the same on every clip
-        return Difference(0.0, 0.0, 0.0, 1.0, n_groups, df)
+    spread = drawn.std(ddof=1)
+    if spread <= _EPS:
+        estimate = 0.0 if abs(estimate) < _EPS else estimate
+        low, high = bound(estimate, n_groups, level, -1.0, 1.0)
+        return Difference(estimate, low, high, min(2.0 * (1 + abs(estimate)) ** -n_groups, 1.0), n_groups, df)
+    low, high = widened(estimate, drawn, df, level)
+    tail, resolved = abs(estimate) / spread, -ndtri(1 / (len(drawn) + 1))
     if df < FEW_GROUPS - 1:
-        low, high = estimate - wide * spread, estimate + wide * spread
-        z = tail if spread > _EPS else resolved
+        z = tail
     else:
-        low, high = np.quantile(drawn, [ndtr(-wide), ndtr(wide)])
         below = np.mean(drawn < -_EPS) + np.mean(np.abs(drawn) <= _EPS) / 2
         across = min(below if estimate > 0 else 1 - below, 1.0)
         z = -ndtri(across) if across > 1 / (len(drawn) + 1) else max(resolved, tail)
-    return Difference(estimate, float(low), float(high), float(min(2 * stdtr(df, -z), 1.0)), n_groups, df)
+    return Difference(estimate, low, high, float(min(2 * stdtr(df, -z), 1.0)), n_groups, df)
 
 
-def _group_sums(difference: np.ndarray, strata: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _group_sums(difference: np.ndarray, strata: np.ndarray, groups: np.ndarray) -> list[Sums]:
     """Per stratum the sum of the differences and the number of clips of each group.
 
     A stratum of one group says nothing about the spread: then all groups are drawn together, each clip weighted so that
@@ -179,8 +160,4 @@ def _group_sums(difference: np.ndarray, strata: np.ndarray, groups: np.ndarray) 
         mine = strata == name
         member = np.unique(groups[mine], return_inverse=True)[1]
         parts.append((np.bincount(member, difference[mine]), np.bincount(member).astype(float)))
-    if len(parts) > 1 and min(len(sums) for sums, _ in parts) < 2:
-        weights = [len(difference) / (len(parts) * sizes.sum()) for _, sizes in parts]
-        pooled = [(sums * w, sizes * w) for (sums, sizes), w in zip(parts, weights, strict=True)]
-        return [tuple(np.concatenate([part[i] for part in pooled]) for i in (0, 1))]
-    return parts
+    return pooled(parts) if len(parts) > 1 and min(len(sums) for sums, _ in parts) < 2 else parts

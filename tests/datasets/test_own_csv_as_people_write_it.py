@@ -92,7 +92,7 @@ def test_words_for_parts(own, words):
     assert set(task.clips["split"]) == {"train", "valid", "test"}
 
 
-@pytest.mark.parametrize("words", [("dev", "eval"), ("train", "testing", "eval"), ("train", "held out")])
+@pytest.mark.parametrize("words", [("dev", "eval"), ("train", "testing", "eval"), ("train", "wild")])
 def test_ambiguous_words_for_parts_name_the_option(own, words):
     text = "path,label,split\n" + "".join(f"{w}{c}.wav,{c},{w}\n" for w in words for c in "ab")
     with pytest.raises(EvarError, match=r"options: \{parts: \{"):

@@ -137,11 +137,11 @@ def test_intervals_cover_and_widen_with_groups():
         right = random.random(600) < ability
         scores = np.stack([right, ~right], 1).astype(np.float32)
         truth = np.zeros(600, int)
-        low, high, n = interval("accuracy", [truth], [scores], [np.repeat(np.arange(60), 10)])
+        found = interval("accuracy", [truth], [scores], [np.repeat(np.arange(60), 10)])
         alone = interval("accuracy", [truth], [scores], [np.arange(600)])
-        covered.append(low <= 0.8 <= high)
-        widths.append((high - low) / (alone[1] - alone[0]))
-    assert n == 60
+        covered.append(found.low <= 0.8 <= found.high)
+        widths.append((found.high - found.low) / (alone.high - alone.low))
+    assert (found.n_groups, found.how) == (60, "within folds")
     assert 0.88 <= np.mean(covered) <= 0.99
     assert np.mean(widths) > 1.1
 

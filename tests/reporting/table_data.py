@@ -39,7 +39,7 @@ ROW = {
     "task_fingerprint": "34",
     "clips_fingerprint": "0c11",
     "protocol": "paper",
-    "protocol_version": 1,
+    "protocol_version": get_protocol("paper").version,
     "protocol_fingerprint": "0f01",
     "learning_rate": None,
     "layers": "logmel",

@@ -147,8 +147,9 @@ def test_resampled_map_spreads_as_a_plain_loop_over_clips(tmp_path):
     kept = labelled(0.4, 1)
     cell = record(tmp_path, "new", "events", kept, metric="mAP", mean=mean_average_precision(kept))
     loaded = load_outcomes(Results(tmp_path), cell, "evar run new events")
-    drawn = map_draws(loaded, 500, seed=0)
-    np.testing.assert_array_equal(drawn, map_draws(loaded, 500, seed=0))  # so that two encoders share their draws
+    drawn, units, df = map_draws(loaded, 500, seed=0)
+    assert units - df == len(np.unique(loaded.fold))
+    np.testing.assert_array_equal(drawn, map_draws(loaded, 500, seed=0)[0])  # so that two encoders share their draws
     random, plain = np.random.default_rng(1), []
     for _ in range(500):
         clips = random.integers(0, 200, 199)

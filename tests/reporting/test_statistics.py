@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import binomtest
 
 from evar.reporting.statistics import average_ranks, discordant, holm, interval_of, mcnemar, paired_bootstrap
 
@@ -126,7 +127,9 @@ def test_two_speakers_a_fold_are_not_taken_for_more():
 @pytest.mark.parametrize("n", [2, 30, 400])
 def test_identical_encoders_differ_by_nothing(n):
     same = paired_bootstrap(np.zeros(n))
-    assert (same.estimate, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert (same.estimate, same.p) == (0, 1)
+    u = 1 - 0.025 ** (1 / n)  # so many groups at most could differ, unseen
+    assert (same.low, same.high) == pytest.approx((-u, u))
 
 
 def test_one_group_gives_no_interval_rather_than_a_wrong_one():
@@ -174,3 +177,12 @@ def test_effect_on_discordant_clips():
 def test_average_ranks_share_ties():
     scores = np.array([[0.9, 0.5], [0.9 + 1e-12, 0.7], [0.1, 0.6]])
     np.testing.assert_allclose(average_ranks(scores), [2.25, 1.25, 2.5])
+
+
+@pytest.mark.parametrize("n", [3, 6, 40])
+def test_the_same_difference_on_every_group_has_an_exact_bound_that_p_inverts(n):
+    found = paired_bootstrap(np.ones(2 * n), groups=np.repeat(np.arange(n), 2))
+    assert found.low < found.high == 1
+    assert found.low == pytest.approx(2 * binomtest(n, n).proportion_ci(method="exact").low - 1)
+    assert found.p == pytest.approx(binomtest(n, n).pvalue)
+    assert (found.p < 0.05) == (found.low > 0)

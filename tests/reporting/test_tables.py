@@ -57,7 +57,7 @@ def test_nothing_measured_gives_the_published_table_and_its_commands(tmp_path):
         ({"skipped": 1}, "cannot be decoded"),
         ({"duration": "native"}, "not cut or padded"),
         ({"protocol": "fair"}, "protocol fair, not paper"),
-        ({"protocol_version": 2}, "version 2 of the protocol, this evar has 1"),
+        ({"protocol_version": 1}, "version 1 of the protocol, this evar has 2"),
         ({"seeds": "7 8 9"}, "seeds 7 8 9, the protocol has 42 43 44"),
         ({"norm": "weights"}, "the protocol takes the task's"),
         ({"metric": "mAP"}, "another one is published"),

@@ -180,12 +180,12 @@ def test_a_row_that_may_not_be_published_is_not_judged(tmp_path):
 
 def test_a_row_of_another_version_of_the_protocol_is_not_judged(tmp_path):
     """`--no-run` took the newest row by the protocol's name, whatever its version."""
-    record(tmp_path, 0, protocol_version=PAPER.version + 1)
+    record(tmp_path, 0, protocol_version=PAPER.version - 1)
     figure, _ = choose(figures(), "byola-v2", "spcv2")
-    with pytest.raises(EvarError, match="do not count: version 2 of the protocol, this evar has 1 by protocol paper"):
+    with pytest.raises(EvarError, match="do not count: version 1 of the protocol, this evar has 2 by protocol paper"):
         stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)
     mine = record(tmp_path, 1)
-    record(tmp_path, 2, protocol_version=PAPER.version + 1)
+    record(tmp_path, 2, protocol_version=PAPER.version - 1)
     assert stored_row(Results(tmp_path), ROW["encoder"], "spcv2", PAPER, figure)["cell_id"] == mine
 
 

@@ -80,3 +80,16 @@ def test_a_wide_table_goes_on_below(tmp_path):
     lines = format_leaderboard(Results(tmp_path).leaderboard()).splitlines()
     assert max(map(len, lines)) <= 132
     assert sum(line.startswith("encoder001") for line in lines) > 1
+
+
+def test_an_interval_of_no_width_in_an_older_row_is_shown_as_none(tmp_path):
+    d.record(tmp_path, 1, mean=1.0, ci95_low=1.0, ci95_high=1.0)
+    d.record(tmp_path, 2, mean=1.0, ci95_low=0.884, ci95_high=1.0, encoder="cnn14")
+    d.record(tmp_path, 3, mean=0.5, ci95_low=0.49995, ci95_high=0.50005, encoder="large")
+    rows = Results(tmp_path).leaderboard()
+    assert rows["ci95_low"].isna().sum() == 1
+    text = format_leaderboard(rows)
+    assert "±0.0" not in text
+    assert "100.0 n/a" in text
+    assert "100.0 [88.4, 100.0]" in text
+    assert "50.0 ±<0.1" in text

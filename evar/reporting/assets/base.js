@@ -63,7 +63,16 @@ const competitors = (row) => rowsOf.get(row.col).filter((other) => other.rank !=
 const interval = (row) => {
   const low = get(row, 'ci95_low'),
     high = get(row, 'ci95_high');
-  return low === null || high === null ? null : [low, high];
+  return low === null || high === null || high <= low ? null : [low, high];
+};
+// As 'evar leaderboard' writes it: the interval itself where half of it would lead beyond 0 or 100.
+const intervalText = (row) => {
+  const between = interval(row);
+  if (row.mean === null) return '';
+  if (!between) return 'n/a';
+  const half = (between[1] - between[0]) / 2;
+  if (row.mean + half > 1.0005 || row.mean - half < -0.0005) return `[${percent(between[0])}, ${percent(between[1])}]`;
+  return half < 0.0005 ? '±<0.1' : `±${number(100 * half)}`;
 };
 const isBest = (row) => row.rank === 1 && competitors(row) > 1;
 const FLAGS = [
@@ -76,6 +85,7 @@ const summary = (row) => {
   const between = interval(row);
   const parts = [`${rowName(row)} on ${columnName(columns.get(row.col))}: ${percent(row.mean)} %`];
   if (between) parts.push(`95 % interval ${percent(between[0])} to ${percent(between[1])}`);
+  else if (row.mean !== null) parts.push('no 95 % interval');
   if (row.rank !== null) parts.push(`rank ${row.rank} of ${competitors(row)}`);
   for (const [, , note] of flagsOf(row)) parts.push(note);
   const weights = get(row, 'weights_sha256');

@@ -61,7 +61,7 @@ if (!rows.length) {
     },
   });
   const lead =
-    'Percent ± half of the 95 % interval; ★ is the best of those that compare. A column’s head sorts by it; a number opens where it comes from.';
+    'Percent ± half of the 95 % interval, or the interval itself where that would lead beyond 0 or 100 (n/a: none); ★ is the best of those that compare. A column’s head sorts by it; a number opens where it comes from.';
   data.boards.forEach((board, i) => {
     const node = section(`board-${i}`, `${board.synthetic ? 'Synthetic' : 'Leaderboard'}: ${board.protocol}`);
     if (board.synthetic) {

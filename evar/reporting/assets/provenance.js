@@ -54,7 +54,8 @@ function runStrip(row) {
   const scored = row.runs.filter((run) => run[2] !== null);
   if (scored.length < 2) return null;
   const values = scored.map((run) => run[2]),
-    between = interval(row) || [row.mean, row.mean];
+    known = interval(row),
+    between = known || [row.mean, row.mean];
   const low = Math.min(...values, between[0]),
     high = Math.max(...values, between[1]),
     width = 420;
@@ -67,7 +68,7 @@ function runStrip(row) {
       role: 'img',
       'aria-label': 'score of each fold and seed, with the mean and its interval',
     },
-    s('line', {
+    known && s('line', {
       x1: x(between[0]),
       x2: x(between[1]),
       y1: 20,
@@ -85,7 +86,7 @@ function runStrip(row) {
     ),
     s('text', {x: x(low), y: 54, 'text-anchor': 'start'}, `${percent(low)}`),
     s('text', {x: x(high), y: 54, 'text-anchor': 'end'}, `${percent(high)}`),
-    s('text', {x: width / 2, y: 54, 'text-anchor': 'middle'}, 'each fold and seed; bar: 95 % interval'),
+    s('text', {x: width / 2, y: 54, 'text-anchor': 'middle'}, known ? 'each fold and seed; bar: 95 % interval' : 'each fold and seed'),
   );
 }
 
@@ -129,7 +130,7 @@ function openCard(row) {
   );
   const scores = [
     get(row, 'metric'),
-    between && `95 % interval ${percent(between[0])} to ${percent(between[1])}`,
+    between ? `95 % interval ${percent(between[0])} to ${percent(between[1])}` : row.mean !== null && 'no 95 % interval',
     get(row, 'std') !== null && `spread ±${percent(get(row, 'std'))}`,
     row.rank !== null && `rank ${row.rank} of ${competitors(row)}`,
   ];

@@ -1,11 +1,11 @@
 // The leaderboards and the heat map.
 function numberButton(row, withInterval, best = isBest(row)) {
-  const between = interval(row);
+  const between = intervalText(row);
   return h(
     'button',
     {type: 'button', class: 'num', title: summary(row), 'data-cell': get(row, 'cell_id'), onclick: () => openCard(row)},
     h('span', {class: best ? 'best' : null}, percent(row.mean)),
-    withInterval && between && h('span', {class: 'pm'}, `±${number(50 * (between[1] - between[0]))}`),
+    withInterval && between && h('span', {class: 'pm'}, between),
     flagsOf(row).map(([mark]) => h('span', {class: 'flag'}, mark)),
   );
 }

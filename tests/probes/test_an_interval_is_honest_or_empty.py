@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from probe_data import embeddings, folds, ids
 from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from evar.probes import evaluate, get_protocol
 from evar.probes.bootstrap import interval
@@ -118,3 +120,17 @@ def test_without_a_valid_part_the_choice_is_fitted_again_on_all_training_clips(n
     split[np.arange(200) % 4 == 1] = "valid"
     (plan,), _ = plan_folds(get_protocol(name), targets, split=split, **given)
     assert plan.refit is None
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_fair_without_a_valid_part_predicts_what_scikit_learn_does_on_all_training_clips(n_classes):
+    X, targets = embeddings(300, 24, n_classes, signal=1.0)
+    split = np.where(np.arange(300) % 4 == 0, "test", "train")
+    (run,) = evaluate("fair", X, targets, range(n_classes), split=split, clip_ids=ids(300)).runs
+    train = split == "train"
+    scaler = StandardScaler().fit(X[train])
+    model = LogisticRegression(C=float(run.setting.split("=")[1]), tol=1e-8, max_iter=5000)
+    model.fit(scaler.transform(X[train]), targets[train])
+    assert run.n_train == train.sum()
+    np.testing.assert_allclose(run.scores, model.predict_proba(scaler.transform(X[~train])), atol=2e-3)
+    np.testing.assert_array_equal(run.predicted, model.predict(scaler.transform(X[~train])))

@@ -114,6 +114,23 @@ def test_knn_agrees_with_sklearn():
     np.testing.assert_array_equal(np.sort(found), np.sort(expected))
 
 
+@pytest.mark.parametrize("with_valid", [True, False])
+def test_knn_predicts_what_sklearns_classifier_does_end_to_end(with_valid):
+    X, targets = embeddings(400, 24, 5, signal=1.0)
+    split = parts(400)
+    split = split if with_valid else np.where(split == "valid", "train", split)
+    found = evaluate("knn", X, targets, range(5), split=split, clip_ids=ids(400))
+    train, k = split == "train", int(found.runs[0].setting.split("=")[1])
+    scaler = StandardScaler().fit(X[train])
+    model = KNeighborsClassifier(k, metric="cosine").fit(scaler.transform(X[train]), targets[train])
+    shares = model.predict_proba(scaler.transform(X[split == "test"]))
+    top = np.sort(shares, axis=1)
+    clear = top[:, -1] > top[:, -2]  # of tied classes scikit-learn takes the first by name, we the nearest neighbour's
+    assert clear.mean() > 0.8
+    np.testing.assert_array_equal(found.runs[0].predicted[clear], shares.argmax(1)[clear])
+    np.testing.assert_allclose(np.round(found.runs[0].scores * k) / k, shares, atol=1e-6)
+
+
 def test_equal_distances_keep_the_table_order():
     X = np.tile(np.array([[1.0, 0], [0, 1]], np.float32), (6, 1))
     found = neighbours(Features(X, np.arange(10)), np.arange(10), np.array([10]), 5)

@@ -47,8 +47,8 @@ ENCODERS = {
 
 PROTOCOLS = {
     ("fair", 1): "5b89951a5df07f55b81744c69a772e3f43c4b106fea8ba704b0b3e86a84ca6f7",
-    ("paper", 1): "d0d84fe3d158984e23ec8587087b2e61688b5c3bcfb23c293f6a389dfd6bbc33",
-    ("mlp", 1): "3f918671afebee0f64f80f39b3434a8af3ce98ea853d6f31ad824a2f6c462b5c",
+    ("paper", 1): "2e975c84837bca13bbba7d45b4deb65e4d458e41859d1330c3be970cf4286ccc",
+    ("mlp", 1): "91c853a242c0baaabcff3a00e28dfab997a29f0d8f8a4e7ad534997012ba1148",
     ("knn", 1): "6b1bba4720abad0e4f50c72bcbcb9ddbad96872143e15f309eb3be142b12669b",
     ("fair", 2): "654e0b8ed0cd194282177a314cb1f4bbda38b52f143dcb19426d2c8b9a7883bf",
     ("paper", 2): "2ebf1958bc2f31c11b4c9679aa3557e89bc2d7bc21f443dbd73236f951aef20e",

@@ -77,7 +77,7 @@ def _renamed(row: list[str], encoders: Encoders, stored: list[Meta], tasks_dir: 
         "schema": SCHEMA,
         "encoder_fingerprint": encoder.fingerprint,
         "clips_fingerprint": clips,
-        "protocol_fingerprint": settings_digest(protocol),
+        "protocol_fingerprint": settings_digest(protocol | v1.SINCE),
         "learning_rate": lr,
         "norm_mean": row[AT["norm_mean"]] or (statistics or {}).get("mean"),
         "norm_std": row[AT["norm_std"]] or (statistics or {}).get("std"),

@@ -37,6 +37,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "knn": _COMMON | {"name": "knn", "probe": "knn"},
 }
 """The shipped protocols, all of version 1."""
+SINCE = {"ties": "first", "scaler": "fit", "dropout": 0.0}
+"""Settings that protocols have had since, and what those of version 1 did."""
 
 ENCODER_VERSION = 1
 """Of every encoder that evar shipped then."""

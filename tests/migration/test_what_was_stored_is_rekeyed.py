@@ -18,6 +18,7 @@ from evar.encoders.fingerprint_v1 import fingerprints_v1
 from evar.errors import EvarError
 from evar.files import digest
 from evar.migration import migrate_results, migrate_store, v1
+from evar.probes import Protocol
 from evar.reporting.report_embeddings import labelled
 from evar.results import Results
 from evar.results_files import AT, RUN_COLUMNS, read_rows
@@ -37,6 +38,18 @@ class Told(Reporter):
         self.lines.append(text)
 
     warn = say
+
+
+@pytest.fixture(scope="module", autouse=True)
+def protocols_of_that_time():
+    """Rows of version 1 can be found again by version 1 alone."""
+    former = {
+        name: Protocol(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        for name, fields in v1.PROTOCOLS.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evar.probes.protocol._SHIPPED", former)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def decode(
     start: float = 0.0,
     stop: float | None = None,
     seconds: float | None = None,
+    tape: Tape | None = None,
 ) -> np.ndarray:
     """Read a clip as float32 [N] mono at `sample_rate` Hz, 1.0 being full scale (float files may go beyond).
 
@@ -57,6 +58,7 @@ def decode(
         start, stop: the segment in seconds; None or NaN means the end. A `stop` that is rounded beyond the end, by no more
             than 50 ms or a hundredth of the segment, is the end.
         seconds: what lasts longer is cut at `round(seconds * sample_rate)` samples; shorter clips are not padded.
+        tape: one for several segments of a file.
 
     A segment is, at the rate of the file, bit for bit the same cut of the whole decoded file. It alone is then resampled,
     so what lies around it in the file does not leak in: it equals a file that holds only the segment. A cut to `seconds`
@@ -65,8 +67,8 @@ def decode(
     Raises EvarError, naming the file, when it is missing, a folder, not audio, empty, truncated, holds NaN or infinite
     samples, claims an absurd rate or number of channels, or ends before `start` or `stop`.
     """
-    with Tape() as tape:
-        return _decode(tape, path, sample_rate, start, stop, seconds, exact=False)
+    with contextlib.nullcontext(tape) if tape else Tape() as used:
+        return _decode(used, path, sample_rate, start, stop, seconds, exact=False)
 
 
 def decode_int16(
@@ -349,7 +351,8 @@ class _PlainWav:
 
 
 @functools.cache
-def _forward_class() -> type[soundfile.SoundFile]:
+def forward_class() -> type[soundfile.SoundFile]:
+    """SoundFile for reading forward in blocks."""
     import soundfile
 
     class Forward(soundfile.SoundFile):
@@ -365,7 +368,7 @@ def _open_with_libsndfile(path: Path | str) -> soundfile.SoundFile:
     import soundfile
 
     try:
-        sound = _forward_class()(os.fspath(path))
+        sound = forward_class()(os.fspath(path))
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a .raw file, which has no header
         if other := what_is(path):
             raise EvarError(f"{path} is {other}") from error

@@ -13,7 +13,6 @@ scale, with mp3's complaints on stderr; Opus by 2e-3), so these are read from th
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import math
 import os
@@ -25,6 +24,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from evar.audio.containers import HEADER_SLACK, missing_bytes
+from evar.audio.forward import forward_class
 from evar.audio.pointers import missing_link, what_is
 from evar.errors import EvarError
 
@@ -39,7 +40,6 @@ _UNKNOWN = 1 << 48  # libsndfile reports 2 ** 63 - 1 frames where a stream does 
 _FILTER = 512  # samples, at the lower rate, that soxr's HQ filter looks ahead (6e-8 at 256)
 _ROUNDED = (0.05, 0.01)  # seconds, share of the segment: how far a rounded `stop` may lie beyond the end
 _MP3_SLACK = 1152  # frames: an mp3's length tag may count one packet of padding too many
-_HEADER_SLACK = 64  # bytes: some writers count the header as data
 
 
 def decode(
@@ -288,14 +288,14 @@ def _open(path: Path | str) -> soundfile.SoundFile | _PlainWav:
         if plain := _PlainWav.of(stream, info.st_size):
             return plain
         with io.BufferedReader(stream) as chunks:
-            missing = _missing_bytes(chunks, info.st_size)
+            missing = missing_bytes(chunks, info.st_size)
     except FileNotFoundError:
         if link := missing_link(path):
             raise EvarError(f"{path} is {link}") from None
         raise EvarError(f"{path} is missing: expected an audio file there") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise EvarError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
-    if missing > _HEADER_SLACK:
+    if missing > HEADER_SLACK:
         raise EvarError(
             f"{path} is truncated: {missing} of the bytes that it promises are not there ({info.st_size} are); "
             "copy it again, or leave it out"
@@ -350,20 +350,6 @@ class _PlainWav:
         return block if self.channels == 1 else block.reshape(frames, self.channels)
 
 
-@functools.cache
-def forward_class() -> type[soundfile.SoundFile]:
-    """SoundFile for reading forward in blocks."""
-    import soundfile
-
-    class Forward(soundfile.SoundFile):
-        """A sound that stays where reading has left it: SoundFile seeks there again after each read, which disturbs mp3."""
-
-        def seekable(self) -> bool:
-            return False
-
-    return Forward
-
-
 def _open_with_libsndfile(path: Path | str) -> soundfile.SoundFile:
     import soundfile
 
@@ -402,47 +388,3 @@ def _plain(seconds: float) -> str:
 
 def _is_open(stop: float | None) -> bool:
     return stop is None or math.isnan(stop)
-
-
-def _missing_bytes(stream: BinaryIO, size: int) -> int:
-    """How many bytes of sound a container promises beyond the file's end; 0 where it promises nothing."""
-    head = stream.read(12)
-    if head[:4] in (b"RIFF", b"RIFX") and head[8:] == b"WAVE":
-        return _missing_chunk(stream, size, b"data", "<" if head[3:4] == b"F" else ">")
-    if head[:4] == b"FORM" and head[8:11] == b"AIF":
-        return _missing_chunk(stream, size, b"SSND", ">")
-    if head[:4] in (b".snd", b"dns.") and len(head) == 12:
-        offset, promised = struct.unpack((">" if head[:1] == b"." else "<") + "II", head[4:])
-        return _overrun(offset, promised, size)
-    if head[:4] == b"OggS":
-        return _missing_ogg(stream, size)
-    return 0
-
-
-def _missing_chunk(stream: BinaryIO, size: int, name: bytes, order: str) -> int:
-    """Walk the chunks of a RIFF or AIFF file (name, size, payload padded to even) up to the sound."""
-    while len(head := stream.read(8)) == 8:
-        (promised,) = struct.unpack(order + "I", head[4:])
-        if head[:4] == name:
-            return _overrun(stream.tell(), promised, size)
-        stream.seek(promised + promised % 2, os.SEEK_CUR)
-    return 0
-
-
-def _overrun(offset: int, promised: int, size: int) -> int:
-    # Programs that write to a pipe put a size near 2 ** 31 or 2 ** 32 here, for "unknown".
-    piped = promised >= 0x7FFF0000
-    return 0 if piped else max(0, offset + promised - size)
-
-
-def _missing_ogg(stream: BinaryIO, size: int) -> int:
-    """An Ogg file is a row of pages, each with its own size (RFC 3533): is the last one whole?"""
-    stream.seek(max(0, size - 65_307))  # the largest page
-    tail = stream.read()
-    page = tail.rfind(b"OggS")
-    if page < 0 or len(tail) < page + 27:
-        return size
-    n_segments = tail[page + 26]
-    end = page + 27 + n_segments + sum(tail[page + 27 : page + 27 + n_segments])
-    # One lost byte already loses the packet, so count a page that is cut at all as beyond the slack.
-    return 0 if end <= len(tail) else _HEADER_SLACK + end - len(tail)

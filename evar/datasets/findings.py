@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar.audio.decode import forward_class, segment_fault
+from evar.audio.decode import segment_fault
+from evar.audio.forward import forward_class
 from evar.audio.listing import shortened
 from evar.audio.pointers import HEAD_BYTES, what_begins
 from evar.files import sha256_file

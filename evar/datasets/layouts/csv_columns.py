@@ -200,6 +200,13 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
         return start, stop
     files = rows[PATH]
     if not files.duplicated().any():
+        if pair := next(
+            (pair for pair in _TIMES if all(name in rows and (rows[name] != "").any() for name in pair)), None
+        ):
+            warnings.warn(
+                f"{where}: each file comes once, so that the columns `{pair[0]}` and `{pair[1]}` are not used and clips are "
+                f"whole files; where they are seconds of segments, say `options: {{start: {pair[0]}, stop: {pair[1]}}}`"
+            )
         return None
     for pair in _TIMES:
         if all(name in rows for name in pair):

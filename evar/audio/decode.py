@@ -12,7 +12,6 @@ scale, with mp3's complaints on stderr; Opus by 2e-3), so these are read from th
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
@@ -40,6 +39,7 @@ _UNKNOWN = 1 << 48  # libsndfile reports 2 ** 63 - 1 frames where a stream does 
 _FILTER = 512  # samples, at the lower rate, that soxr's HQ filter looks ahead (6e-8 at 256)
 _ROUNDED = (0.05, 0.01)  # seconds, share of the segment: how far a rounded `stop` may lie beyond the end
 _MP3_SLACK = 1152  # frames: an mp3's length tag may count one packet of padding too many
+_NOTHING = np.zeros(0, np.float32)
 
 
 def decode(
@@ -67,8 +67,10 @@ def decode(
     Raises EvarError, naming the file, when it is missing, a folder, not audio, empty, truncated, holds NaN or infinite
     samples, claims an absurd rate or number of channels, or ends before `start` or `stop`.
     """
-    with contextlib.nullcontext(tape) if tape else Tape() as used:
-        return _decode(used, path, sample_rate, start, stop, seconds, exact=False)
+    if tape:
+        return _decode(tape, path, sample_rate, start, stop, seconds, exact=False)
+    with Tape() as alone:
+        return _decode(alone, path, sample_rate, start, stop, seconds, exact=False)
 
 
 def decode_int16(
@@ -84,8 +86,11 @@ def decode_int16(
     16-bit (and 8-bit) mono files that already have the rate come out bit for bit. `scale` is 1.0 unless the waveform
     goes beyond full scale; then it is the peak, so nothing is clipped. tape: one for all segments of a file.
     """
-    with contextlib.nullcontext(tape) if tape else Tape() as used:
-        samples = _decode(used, path, sample_rate, start, stop, seconds, exact=True)
+    if tape:
+        samples = _decode(tape, path, sample_rate, start, stop, seconds, exact=True)
+    else:
+        with Tape() as alone:
+            samples = _decode(alone, path, sample_rate, start, stop, seconds, exact=True)
     if samples.dtype == np.int16:
         return samples, 1.0
     scale = max(1.0, float(samples.max()), -float(samples.min()))
@@ -142,7 +147,7 @@ class Tape:
         self._hold = hold
         self.path: Path | str | None = None
         self._sound: soundfile.SoundFile | _PlainWav | None = None
-        self._held, self._at = np.zeros(0, np.float32), 0  # the frames from `_at` up to where the file is read
+        self._held, self._at = _NOTHING, 0  # the frames from `_at` up to where the file is read
 
     def __enter__(self) -> Tape:
         return self
@@ -152,7 +157,7 @@ class Tape:
 
     def close(self) -> None:
         """Give the file back."""
-        sound, self._sound, self._held, self._at = self._sound, None, np.zeros(0, np.float32), 0
+        sound, self._sound, self._held, self._at = self._sound, None, _NOTHING, 0
         if sound:
             sound.__exit__(None, None, None)
 
@@ -165,24 +170,24 @@ class Tape:
 
     def read(self, path: Path | str, first: int, count: int, dtype: str) -> np.ndarray:
         """[count] frames of the file from `first` on, mixed to mono."""
-        if not _can_seek(self.open(path)):
-            if first < self._at:
-                self.close()
-            try:
-                return self._forward(path, self.open(path), first, count)
-            except EvarError:
-                self.close()  # where it stopped is not known
-                raise
         sound = self.open(path)
-        if first or self._hold:
-            sound.seek(first)
-        return _read(path, sound, first, count, dtype)
+        if _can_seek(sound):
+            if first or self._hold:
+                sound.seek(first)
+            return _read(path, sound, first, count, dtype)
+        if first < self._at:
+            self.close()
+        try:
+            return self._forward(path, self.open(path), first, count)
+        except EvarError:
+            self.close()  # where it stopped is not known
+            raise
 
     def _forward(self, path: Path | str, sound: soundfile.SoundFile, first: int, count: int) -> np.ndarray:
         now = self._at + len(self._held)
         block = _BLOCK // sound.channels
         while now < first:  # nothing of what is held is needed
-            self._held, self._at = np.zeros(0, np.float32), now
+            self._held, self._at = _NOTHING, now
             now += len(_read(path, sound, now, min(block, first - now), "float32"))
             self._at = now
         held = self._held[first - self._at :]

@@ -172,6 +172,21 @@ def test_end_is_another_word_for_stop(own):
         own(FOLDS + "options: {end: 5}\n", FILES, clips=SEGMENTS)
 
 
+def test_the_card_is_shown_with_the_word_it_has_for_stop(tmp_path):
+    from click.testing import CliRunner
+
+    from evar.cli.listing import task_command
+
+    (tmp_path / "c.yaml").write_text(
+        "name: c\nversion: 1\ntitle: t\nasks: q\nseconds: 1\nmetric: accuracy\nlayout: csv_columns\n"
+        + FOLDS.replace("name: c\n", "")
+        + "options: {start: onset, end: offset}\n"
+    )
+    said = CliRunner().invoke(task_command, ["show", str(tmp_path / "c.yaml")]).output
+    assert 'end: "offset"' in said, said
+    assert "stop:" not in said
+
+
 def test_a_segment_is_heard_as_the_same_sound_cut_out(own, tmp_path):
     from evar.datasets import synth
     from evar.embed import open_task_waveforms

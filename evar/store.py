@@ -70,7 +70,7 @@ class Store:
     def __init__(self, root: Path | str, bar: Bar = lambda stage, what, unit: contextlib.nullcontext()) -> None:
         """bar: shows how far a set is checked: `bar("check", what, "B")` enters to `progress(done, total)` or None."""
         self.root, self._bar = Path(root), bar
-        self._whole: set[tuple[Path, int, int, int]] = set()  # files whose checksum held: path, inode, size, time
+        self._whole: set[tuple[Path, int, int, int, int]] = set()  # files whose checksum held: path, inode, size, times
 
     def writer(
         self,
@@ -375,9 +375,9 @@ def counted(progress: Callable[[int, int], None] | None, total: int) -> Callable
     return read
 
 
-def _stamp(path: Path) -> tuple[Path, int, int, int]:
+def _stamp(path: Path) -> tuple[Path, int, int, int, int]:
     status = path.stat()
-    return path, status.st_ino, status.st_size, status.st_mtime_ns
+    return path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _check_block(block: np.ndarray, shape: tuple[int, int], matrix: Matrix) -> None:

@@ -8,7 +8,7 @@ A cache folder is named by a digest of what was asked for (ids, files, segments,
     lock
 
 The first two only grow (journal.py), so a build that was killed goes on where it stopped. A clip whose file changed
-(size or time) is decoded again and appended; the other clips stay.
+(size, times or inode) is decoded again and appended; the other clips stay.
 
 Samples are held to their digest when a clip is first given out by `batch` (1 ns a byte; a network takes 100): a clip
 that a disk has damaged is decoded again and mended where it lies. `crops`, of pre-training, does not look.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evar.audio.decode import decode_int16, samples_after_decoding
+from evar.audio.decode import Tape, decode_int16, reads_forward, samples_after_decoding
 from evar.audio.journal import Decoded, content_digest
 from evar.errors import EvarError
 from evar.files import digest
@@ -43,12 +43,15 @@ class Clips:
     def decode_all(
         self, todo: list[int], file_sizes: np.ndarray, workers: int | None
     ) -> Iterator[tuple[list[Decoded], dict[int, str]]]:
-        """The clips of `todo` in that order, some at a time, and why others cannot be decoded (by clip).
+        """The clips of `todo`, some at a time, and why others cannot be decoded (by clip).
+
+        They come in that order, but for segments of files that are read forward: these come with the first of the file.
 
         file_sizes: int64 [N] bytes, of all clips. workers: threads (libsndfile and soxr release the GIL), or all cores.
         """
         workers = workers or _cores()
-        handfuls, ahead = self._handfuls(todo, file_sizes), deque[tuple[Future, int, int]]()
+        todo, forward = self._by_file(todo)
+        handfuls, ahead = self._handfuls(todo, file_sizes, forward), deque[tuple[Future, int, int, Tape]]()
         n_clips = n_bytes = 0
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             try:
@@ -57,34 +60,57 @@ class Clips:
                         handful, size = next(handfuls, ([], 0))
                         if not handful:
                             break
-                        ahead.append((pool.submit(self.decode_some, handful), len(handful), size))
+                        tape = Tape(hold=True)
+                        ahead.append((pool.submit(self.decode_some, handful, tape), len(handful), size, tape))
                         n_clips, n_bytes = n_clips + len(handful), n_bytes + size
                     if not ahead:
                         return
-                    decoding, fewer, less = ahead.popleft()
+                    decoding, fewer, less, tape = ahead.popleft()
                     good, reasons, rest = decoding.result()
                     n_clips, n_bytes = n_clips - fewer, n_bytes - less
                     if rest:
-                        ahead.appendleft((pool.submit(self.decode_some, rest), 0, 0))
+                        ahead.appendleft((pool.submit(self.decode_some, rest, tape), 0, 0, tape))
                     yield good, reasons
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def decode_some(self, clips: list[int]) -> tuple[list[Decoded], dict[int, str], list[int]]:
-        """(those that can be decoded, why others cannot, those that were left because these have become large)."""
+    def decode_some(
+        self, clips: list[int], tape: Tape | None = None
+    ) -> tuple[list[Decoded], dict[int, str], list[int]]:
+        """(those that can be decoded, why others cannot, those that were left because these have become large).
+
+        tape: for the segments of one file that follow each other; open, where clips were left.
+        """
         good, reasons, size = [], {}, 0
+        tape = tape or Tape(hold=True)
         for done, clip in enumerate(clips):
             if size > 8 * _HANDFUL:
                 return good, reasons, clips[done:]
+            several = self.files[clip] in (tape.path, *(self.files[later] for later in clips[done + 1 : done + 2]))
             try:
-                samples, scale = decode_int16(*self._segment(clip))
+                samples, scale = decode_int16(*self._segment(clip), tape if several else None)
             except EvarError as error:
                 reasons[clip] = str(error)
             else:
                 samples = np.ascontiguousarray(samples, dtype="<i2")
                 good.append(Decoded(clip, samples, scale, content_digest(samples, scale)))
                 size += samples.nbytes
+        tape.close()
         return good, reasons, []
+
+    def _by_file(self, todo: list[int]) -> tuple[list[int], set[str]]:
+        """`todo` with the segments of a file that is read forward together, by their starts; and those files."""
+        found: dict[str, list[int]] = {}
+        for clip in todo:
+            found.setdefault(self.files[clip], []).append(clip)
+        forward = {file for file, clips in found.items() if len(clips) > 1 and reads_forward(file)}
+        ordered = []
+        for clip in todo:
+            if (file := self.files[clip]) not in forward:
+                ordered.append(clip)
+            elif clip == found[file][0]:
+                ordered += sorted(found[file], key=lambda other: self.starts[other])
+        return ordered, forward
 
     def count_samples(self, todo: list[int], workers: int | None) -> int:
         """About how many samples the clips of `todo` have, from the headers of their files."""
@@ -99,8 +125,11 @@ class Clips:
         """The arguments of `decode` for one clip."""
         return self.files[clip], self.sample_rate, self.starts[clip], self.stops[clip], self.seconds
 
-    def _handfuls(self, todo: list[int], file_sizes: np.ndarray) -> Iterator[tuple[list[int], int]]:
-        """`todo` in runs of about `_HANDFUL` bytes in the file or, where the cut tells, decoded; each with its bytes."""
+    def _handfuls(self, todo: list[int], file_sizes: np.ndarray, forward: set[str]) -> Iterator[tuple[list[int], int]]:
+        """`todo` in runs of about `_HANDFUL` bytes in the file or, where the cut tells, decoded; each with its bytes.
+
+        The segments of a file in `forward` stay together.
+        """
         handful, n_bytes = [], 0
         for clip, file_size in zip(todo, file_sizes[todo].tolist(), strict=True):
             start, stop = self.starts[clip], self.stops[clip]
@@ -108,7 +137,8 @@ class Clips:
                 math.inf if stop is None else stop - start, math.inf if self.seconds is None else self.seconds
             )
             size = max(4096, min(file_size, 2 * self.sample_rate * seconds))  # 4096: a file takes time, however small
-            if handful and n_bytes + size > _HANDFUL:
+            together = handful and self.files[clip] in forward and self.files[clip] == self.files[handful[-1]]
+            if handful and n_bytes + size > _HANDFUL and not together:
                 yield handful, n_bytes
                 handful, n_bytes = [], 0
             handful.append(clip)

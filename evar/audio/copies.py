@@ -28,7 +28,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.ndimage import maximum_filter1d, uniform_filter
 
-from evar.audio.decode import decode, samples_after_decoding
+from evar.audio.decode import Tape, decode, samples_after_decoding
 from evar.audio.landmarks import FLOOR, HOP, RATE, Candidate, Index
 
 SHORT, LONG = (0.4, 0.85), (1.0, 0.65)  # (seconds, smallest score of a copy); a straight line between the two
@@ -115,15 +115,16 @@ class Finder:
         length = samples_after_decoding(path, RATE) / RATE
         found: list[Copy] = []
         start = seconds = 0.0
-        while True:
-            last = start + STRETCH + OVERLAP >= length
-            wav = decode(path, RATE, start, None if last else start + STRETCH + OVERLAP)
-            for copy in self.search(wav, doubtful):
-                _join(found, replace(copy, start=copy.start + start, stop=copy.stop + start))
-            seconds = start + len(wav) / RATE
-            if last:
-                return sorted(found, key=lambda copy: (copy.start, copy.clip)), seconds
-            start += STRETCH
+        with Tape(hold=True) as tape:
+            while True:
+                last = start + STRETCH + OVERLAP >= length
+                wav = decode(path, RATE, start, None if last else start + STRETCH + OVERLAP, tape=tape)
+                for copy in self.search(wav, doubtful):
+                    _join(found, replace(copy, start=copy.start + start, stop=copy.stop + start))
+                seconds = start + len(wav) / RATE
+                if last:
+                    return sorted(found, key=lambda copy: (copy.start, copy.clip)), seconds
+                start += STRETCH
 
     def _clip(self, clip: int) -> np.ndarray:
         if clip not in self._flat:

@@ -29,7 +29,7 @@ RECORD = np.dtype(
         ("offset", "<i8"),  # in samples
         ("length", "<i8"),  # in samples
         ("file_size", "<i8"),
-        ("file_mtime_ns", "<i8"),
+        ("file_state", "<i8"),  # see `file_stamps`; earlier versions kept the modification time (ns) here
         ("scale", "<f4"),
         ("digest", "u1", 16),
         ("crc", "<u4"),  # of the bytes before it
@@ -53,8 +53,9 @@ class Journal:
     """Appends clips to the cache in `folder`, whose lock the caller holds; `close` it before that is given back.
 
     Opening it cuts off what a killed process or a damaged disk left beyond the last true record. A thread of its own
-    waits for the disk, so that decoding need not. `stamps` is int64 [N, 2]: size and modification time (ns) of each
-    clip's file. Where the disk is full, all methods raise EvarError, and what is not yet in the journal is given back.
+    waits for the disk, so that decoding need not. `stamps` is int64 [N, 2], of each clip's
+    file (`file_stamps`). Where the disk is full, all methods raise EvarError, and what is not yet in the journal is
+    given back.
     """
 
     def __init__(self, folder: Path, stamps: np.ndarray) -> None:
@@ -109,7 +110,7 @@ class Journal:
             new = np.zeros(len(clips), dtype=RECORD)
             new["clip"], new["length"], new["scale"] = clips, lengths, scales
             new["offset"] = self._end + np.cumsum(new["length"]) - new["length"]
-            new["file_size"], new["file_mtime_ns"] = self._stamps[new["clip"]].T
+            new["file_size"], new["file_state"] = self._stamps[new["clip"]].T
             new["digest"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
             new["crc"] = [_crc(record.tobytes()) for record in new]
             self._stream.flush()
@@ -158,20 +159,27 @@ def latest(records: np.ndarray, stamps: np.ndarray) -> tuple[np.ndarray, np.ndar
     row = np.full(len(stamps), -1)
     row[records["clip"]] = np.arange(len(records))  # of several records of a clip the last one stays
     newest = records[row] if len(records) else np.zeros(len(stamps), dtype=RECORD)
-    same_size, same_time = newest["file_size"] == stamps[:, 0], newest["file_mtime_ns"] == stamps[:, 1]
-    return newest, (row >= 0) & same_size & same_time
+    same_size, same_state = newest["file_size"] == stamps[:, 0], newest["file_state"] == stamps[:, 1]
+    return newest, (row >= 0) & same_size & same_state
 
 
 def file_stamps(paths: Sequence[str]) -> np.ndarray:
-    """int64 [N, 2]: size and modification time (ns) of each file; -1 where there is none."""
+    """int64 [N, 2]: size of each file, and one number for its times and its inode; -1 where there is none.
+
+    `touch -r` and `rsync -t` give other content an old modification time; the time of change is the system's own. A record
+    of an earlier version, which has only the modification time there, is taken for one of a file that has changed: its
+    clip is decoded once more, and where the content is the same, so is the fingerprint.
+    """
     seen: dict[str, tuple[int, int]] = {}
     for path in paths:
         if path not in seen:
             try:
                 info = os.stat(path)
-                seen[path] = (info.st_size, info.st_mtime_ns)
             except OSError:
                 seen[path] = (-1, -1)
+            else:
+                state = hashlib.blake2b(f"{info.st_mtime_ns} {info.st_ctime_ns} {info.st_ino}".encode(), digest_size=8)
+                seen[path] = (info.st_size, int.from_bytes(state.digest(), "little", signed=True))
     return np.array([seen[path] for path in paths], dtype=np.int64)
 
 

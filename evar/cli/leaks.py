@@ -187,7 +187,7 @@ def _load_tasks(names: str, data: tuple[str, ...], tasks_dir: str | None, partia
 def _index(tasks: list[Task], bar: Callable) -> tuple[Finder, list[list[tuple[int, int]]]]:
     """The clips of all tasks in one Finder; for each of its clips, whose it is: (task, row). Shared clips are one."""
     from evar.audio.copies import Finder
-    from evar.audio.decode import decode
+    from evar.audio.decode import Tape, decode
     from evar.audio.landmarks import RATE
 
     parts: list[tuple[Path, float, float]] = []
@@ -203,14 +203,14 @@ def _index(tasks: list[Task], bar: Callable) -> tuple[Finder, list[list[tuple[in
                 owners.append([])
             owners[number].append((t, row))
 
-    def read(i: int):  # noqa: ANN202
+    def read(i: int, tape: Tape | None = None):  # noqa: ANN202
         path, start, stop = parts[i]
-        return decode(path, RATE, start, stop)
+        return decode(path, RATE, start, stop, tape=tape)
 
     finder = Finder(read)
-    with bar("index", "clip") as progress:
+    with bar("index", "clip") as progress, Tape(hold=True) as tape:
         for i in range(len(parts)):
-            finder.add(read(i))
+            finder.add(read(i, tape))
             progress(i + 1, len(parts))
     return finder, owners
 

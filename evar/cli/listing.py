@@ -112,7 +112,9 @@ def _summary(card: Card) -> dict[str, Any]:
     kept = {key: value for key, value in said.items() if value not in (None, "", (), {}, False)}
     options = dict(card.options)
     with contextlib.suppress(EvarError):  # a list of cards is not broken by one of an unknown layout
-        options = {**layouts.load(card).OPTIONS, **card.options}
+        layout = layouts.load(card)
+        written = {key: name for name, key in getattr(layout, "SPELLINGS", {}).items() if name in card.options}
+        options = {written.get(key, key): default for key, default in layout.OPTIONS.items()} | card.options
     if options:
         kept["options"] = options
     return {key: kept[key] for key in (*_FIRST, *kept) if key in kept}

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar.audio.decode import segment_fault
+from evar.audio.forward import forward_class
 from evar.audio.listing import shortened
 from evar.audio.pointers import HEAD_BYTES, what_begins
 from evar.files import sha256_file
 
 if TYPE_CHECKING:
+    import numpy as np
     from pandas import DataFrame
+    from soundfile import SoundFile
 
     from evar.datasets.card import Card
 
@@ -57,25 +61,26 @@ def look_at(path: Path, audio: bool) -> Look:
 
 def is_silent(path: Path) -> bool | None:
     """Whether every sample of a file is zero; None where it cannot be decoded."""
-    import soundfile
-
     try:
-        with soundfile.SoundFile(str(path)) as sound:
-            return not any(block.any() for block in sound.blocks(_BLOCK, dtype="float32"))
+        with forward_class()(str(path)) as sound:
+            return not any(block.any() for block in _blocks(sound))
     except (OSError, RuntimeError, UnicodeError):
         return None
 
 
-def _listen(path: Path, head: bytes, size: int) -> Look:
-    import soundfile
+def _blocks(sound: SoundFile) -> Iterator[np.ndarray]:
+    while len(block := sound.read(_BLOCK, dtype="float32")):
+        yield block
 
+
+def _listen(path: Path, head: bytes, size: int) -> Look:
     content, silent = hashlib.blake2b(digest_size=16), True
     try:
-        with soundfile.SoundFile(str(path)) as sound:
+        with forward_class()(str(path)) as sound:
             about = sound.frames, sound.samplerate, sound.channels
             if sound.frames <= 0:
                 return Look("holds no samples")
-            for block in sound.blocks(_BLOCK, dtype="float32"):
+            for block in _blocks(sound):
                 content.update((block + 0.0).tobytes())  # -0.0 is 0.0
                 silent = silent and not block.any()
     except (OSError, RuntimeError, UnicodeError) as error:  # RuntimeError: what soundfile raises
@@ -85,6 +90,21 @@ def _listen(path: Path, head: bytes, size: int) -> Look:
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE" and size + 1 < promised < STREAMED:
         return Look(f"cut short: {size} bytes, its header says {promised}")
     return Look(None, (*about, content.digest()), silent)
+
+
+def beyond_the_end(root: Path, clips: DataFrame) -> list[str]:
+    """A line where segments lie beyond the end of their files, by the files' headers."""
+    if "start" not in clips and "stop" not in clips:
+        return []
+    whole = clips.assign(**{name: empty for name, empty in (("start", 0.0), ("stop", None)) if name not in clips})
+    cut = whole[(whole["start"] > 0) | whole["stop"].notna()]
+    faults = []
+    for path, rows in cut.groupby("path", sort=False):
+        faults += segment_fault(root / path, zip(rows["start"], rows["stop"], strict=True))
+    if not faults:
+        return []
+    more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return [f"{len(faults)} of {len(cut)} segments cannot be cut: {'; '.join(faults[:3])}{more}"]
 
 
 def equal_files(root: Path, looks: dict[str, Look], audio: bool) -> tuple[list[tuple[str, ...]], list[str]]:

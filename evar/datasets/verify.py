@@ -125,6 +125,9 @@ def verify(
 
     there = [] if clips is None else clips["path"][~clips["clip_id"].isin(set(missing))].tolist()
     looks = _looks(root, list(dict.fromkeys(there)), audio, progress)
+    if clips is not None:
+        readable = [path for path, look in looks.items() if look.fault is None]
+        messages += findings.beyond_the_end(root, clips[clips["path"].isin(readable)])
     copies, silent = findings.equal_files(root, looks, audio)
     tree = list_audio(root)
     lost = set() if clips is None else set(clips["path"])

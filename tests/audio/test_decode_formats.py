@@ -88,9 +88,8 @@ def test_cut_equals_cutting_the_whole(tmp_path, rate, subtype):
         assert np.abs(cut - whole[: len(cut)]).max() < 1e-6
 
 
-# An mp3 decoder that starts in the middle lacks the frame before: 6e-5, and only at the start.
-@pytest.mark.parametrize(("suffix", "tolerance"), [("wav", 1e-6), ("flac", 1e-6), ("ogg", 1e-6), ("mp3", 1e-3)])
-def test_segment_is_found_by_seeking(tmp_path, suffix, tolerance):
+@pytest.mark.parametrize(("suffix", "tolerance"), [("wav", 1e-6), ("flac", 1e-6), ("ogg", 1e-6), ("mp3", 1e-6)])
+def test_segment_alone_is_resampled(tmp_path, suffix, tolerance):
     noise = 0.2 * np.random.default_rng(2).standard_normal(4 * 22050)
     path = tmp_path / f"noise.{suffix}"
     soundfile.write(path, noise, 22050)
@@ -99,5 +98,5 @@ def test_segment_is_found_by_seeking(tmp_path, suffix, tolerance):
     for stop in (2.1, 2.1 + 1e-9):
         assert np.abs(decode(path, RATE, start=1.3, stop=stop) - part).max() < tolerance
     assert len(decode(path, RATE, start=1.3, stop=2.1, seconds=0.5)) == 8000
-    for end in (None, math.nan, 99.0):
+    for end in (None, math.nan, 4.04):
         assert len(decode(path, RATE, start=3.5, stop=end)) == 8000

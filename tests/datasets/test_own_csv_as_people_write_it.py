@@ -159,7 +159,32 @@ def test_slips_in_segments_are_named(own):
 
 def test_times_of_files_that_come_once_are_not_cut(own):
     text = "path,label,fold,start,end\n" + "".join(f"{n}.wav,{'ab'[n % 2]},{(n + 1) // 2},5,6\n" for n in range(1, 5))
-    assert own(FOLDS, FILES, clips=text).clips["start"].tolist() == [0.0] * 4
+    with pytest.warns(UserWarning, match=r"`start` and `end` are not used.*options: \{start: start, stop: end\}"):
+        assert own(FOLDS, FILES, clips=text).clips["start"].tolist() == [0.0] * 4
+
+
+def test_end_is_another_word_for_stop(own):
+    named = own(FOLDS + "options: {start: start, end: end}\n", FILES, clips=SEGMENTS)
+    assert named.fingerprint == own(FOLDS + "options: {start: start, stop: end}\n", FILES, clips=SEGMENTS).fingerprint
+    with pytest.raises(EvarError, match="'end' is another word for 'stop'; remove one of the two"):
+        own(FOLDS + "options: {start: start, stop: end, end: end}\n", FILES, clips=SEGMENTS)
+    with pytest.raises(EvarError, match="'end'"):
+        own(FOLDS + "options: {end: 5}\n", FILES, clips=SEGMENTS)
+
+
+def test_the_card_is_shown_with_the_word_it_has_for_stop(tmp_path):
+    from click.testing import CliRunner
+
+    from evar.cli.listing import task_command
+
+    (tmp_path / "c.yaml").write_text(
+        "name: c\nversion: 1\ntitle: t\nasks: q\nseconds: 1\nmetric: accuracy\nlayout: csv_columns\n"
+        + FOLDS.replace("name: c\n", "")
+        + "options: {start: onset, end: offset}\n"
+    )
+    said = CliRunner().invoke(task_command, ["show", str(tmp_path / "c.yaml")]).output
+    assert 'end: "offset"' in said, said
+    assert "stop:" not in said
 
 
 def test_a_segment_is_heard_as_the_same_sound_cut_out(own, tmp_path):

@@ -1,7 +1,8 @@
 """One file per dataset layout: OPTIONS, MARKERS, read(root, card) and write_mini(root, card) (docs/architecture.md).
 
-A layout may also have TYPES (option -> types, where the default's type is not the only one), `markers(options)` in place
-of MARKERS, and `idle(card)`, which says of an option that the card gives why it cannot have an effect.
+A layout may also have TYPES (option -> types, where the default's type is not the only one), SPELLINGS (other word for an
+option -> the option), `markers(options)` in place of MARKERS, and `idle(card)`, which says of an option that the card
+gives why it cannot have an effect.
 
 Where there is use for them: ELSEWHERE (official path -> places in copies that arrange the files otherwise) and
 holds(root, card) (whether a folder looks like the dataset, for layouts without files of their own).
@@ -36,10 +37,14 @@ def options(card: Card, layout: ModuleType) -> dict[str, Any]:
     Raises EvarError for an unknown one, another type, and one that has no effect beside what else the card says.
     """
     given = copy.deepcopy(layout.OPTIONS)
-    for key, value in card.options.items():
+    spellings = getattr(layout, "SPELLINGS", {})
+    for written, value in card.options.items():
+        key = spellings.get(written, written)
+        if key != written and key in card.options:
+            raise EvarError(f"{card.path}: 'options': {written!r} is another word for {key!r}; remove one of the two")
         if key not in given:
             raise EvarError(f"{card.path}: 'options': {unknown(f'option of layout {card.layout}', key, given)}")
-        where = f"{card.path}: 'options': {key!r}"
+        where = f"{card.path}: 'options': {written!r}"
         if type(value) in getattr(layout, "TYPES", {}).get(key, ()):
             given[key] = value
         elif isinstance(given[key], list):

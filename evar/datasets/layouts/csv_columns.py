@@ -38,6 +38,7 @@ OPTIONS = {
     "pattern": "",  # a regular expression on file names; its named groups are columns
 }
 TYPES = {"file": (str, dict)}
+SPELLINGS = {"end": "stop"}
 _TIMES = (("start", "stop"), ("start", "end"))  # columns that are taken where files come more than once
 _LIKE_TIMES = ("start", "stop", "end", "onset", "offset", "begin", "start_time", "end_time", "tmin", "tmax")
 
@@ -199,6 +200,13 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
         return start, stop
     files = rows[PATH]
     if not files.duplicated().any():
+        if pair := next(
+            (pair for pair in _TIMES if all(name in rows and (rows[name] != "").any() for name in pair)), None
+        ):
+            warnings.warn(
+                f"{where}: each file comes once, so that the columns `{pair[0]}` and `{pair[1]}` are not used and clips are "
+                f"whole files; where they are seconds of segments, say `options: {{start: {pair[0]}, stop: {pair[1]}}}`"
+            )
         return None
     for pair in _TIMES:
         if all(name in rows for name in pair):
@@ -269,7 +277,8 @@ def write_mini(root: Path, card: Card) -> None:
     from evar.datasets import synth
     from evar.datasets.own_mini import write_tables
 
-    options = {key: card.options.get(key, default) for key, default in OPTIONS.items()}
+    given = {SPELLINGS.get(key, key): value for key, value in card.options.items()}
+    options = {key: given.get(key, default) for key, default in OPTIONS.items()}
     n_classes = min(card.n_classes or 6, 6)
     names = (
         list(card.classes)[:n_classes] if isinstance(card.classes, tuple) else [f"class{i}" for i in range(n_classes)]

@@ -255,7 +255,7 @@ def embed(
         encode = Halving(lambda one, wav, lengths: one.encode_pairs(wav, lengths, missing), warn)
 
         def work(one: Encoder, part: np.ndarray, wav: object, lengths: np.ndarray) -> dict:
-            with naming(one, waves, part):
+            with naming(one, waves, part, wav.shape[1] / one.sample_rate):
                 return encode(one, wav, lengths)
 
         with (
@@ -307,8 +307,11 @@ def _committing(writer: Writer) -> Iterator[Callable[[np.ndarray, dict[Pair, np.
 
 
 @contextlib.contextmanager
-def naming(encoder: Encoder, waves: Waveforms, part: np.ndarray) -> Iterator[None]:
-    """Turn whatever an encoder's own code raises into one line that names the encoder and the clip it began with."""
+def naming(encoder: Encoder, waves: Waveforms, part: np.ndarray, seconds: float) -> Iterator[None]:
+    """Turn whatever an encoder's own code raises into one line that names the encoder and the clip it began with.
+
+    seconds: of the batch's longest clip.
+    """
     try:
         yield
     except EvarError:
@@ -318,11 +321,21 @@ def naming(encoder: Encoder, waves: Waveforms, part: np.ndarray) -> Iterator[Non
             raise
         where = f"{encoder.label} failed on a batch of {len(part)} clips (the first is {waves.ids[part[0]]})"
         if out_of_memory(error):
-            raise EvarError(f"{where}: out of memory: try a smaller --batch, or --device cpu") from error
+            raise EvarError(f"{where}: out of memory: {_room(encoder, len(part), seconds)}") from error
         reason = " ".join(str(error).split())[:LONGEST_REASON]
         compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
         advice = "leave --compile out; " if compiling else ""
         raise EvarError(f"{where}: {type(error).__name__}: {reason} ({advice}EVAR_TRACEBACK=1 shows where)") from error
+
+
+def _room(encoder: Encoder, clips: int, seconds: float) -> str:
+    """What helps when a batch does not fit: of one clip on a CPU nothing but a shorter one does."""
+    if clips > 1 or encoder.device.type != "cpu":
+        return "try a smaller --batch, or --device cpu" if encoder.device.type != "cpu" else "try a smaller --batch"
+    return (
+        f"one clip of {seconds:.0f} s is too long for this machine's memory: cut the file into shorter ones,"
+        " or, with a task, give its card fewer `seconds` (and leave --duration native out)"
+    )
 
 
 def _check_finite(encoder: Encoder, waves: Waveforms, part: np.ndarray, vectors: np.ndarray) -> None:

@@ -215,8 +215,15 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(devices, waves, tmp_pat
 def test_no_room_for_one_clip_is_one_line(waves, tmp_path):
     encoder = Small()
     encoder.room = 0
-    with pytest.raises(EvarError, match="out of memory: try a smaller --batch, or --device cpu"):
-        rows(encoder, waves, tmp_path)
+    with pytest.raises(EvarError, match=r"out of memory: try a smaller --batch$"):
+        rows(encoder, waves, tmp_path, batch=4)
+
+
+def test_no_room_for_one_clip_on_the_cpu_says_to_shorten_it(waves, tmp_path):
+    encoder = Small()
+    encoder.room = 0
+    with pytest.raises(EvarError, match=r"out of memory: one clip of \d+ s is too long .* cut the file"):
+        rows(encoder, waves, tmp_path, batch=1)
 
 
 def test_what_was_too_much_is_not_tried_again():

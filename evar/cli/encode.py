@@ -307,7 +307,8 @@ def encoded(
             for row, i in enumerate(part):
                 wav[row, : lengths[i]] = group[i][1]
             first = str(group[part[0]][0])
-            with naming(encoder, SimpleNamespace(ids={i: str(group[i][0]) for i in part}), part):
+            names = SimpleNamespace(ids={i: str(group[i][0]) for i in part})
+            with naming(encoder, names, part, wav.shape[1] / encoder.sample_rate):
                 try:
                     made = encode(wav, lengths[part])
                 except EvarError as error:

@@ -120,7 +120,7 @@ def in_pieces(model: nn.Module, blocks: nn.ModuleList, features: Tensor, whole: 
     position bias, Conformers) keep their own attention, whose memory grows with the square of the length.
     """
     step = _of(PIECE_FRAMES, features)
-    held, changed = [features], list[nn.Module]()
+    held, changed, spare = [features], list[nn.Module](), list[Tensor]()
     del features
 
     def change(module: nn.Module, forward: Callable[..., Any]) -> None:
@@ -130,12 +130,12 @@ def in_pieces(model: nn.Module, blocks: nn.ModuleList, features: Tensor, whole: 
     try:
         change(model.feature_extractor, lambda *args, **kwargs: held.pop())
         if type(projection := getattr(model, "feature_projection", None)).__name__.endswith("FeatureProjection"):
-            change(projection, _projected(projection.forward, step))
+            change(projection, _noted(_projected(projection.forward, step), spare))
         if (position := _positions(model)) is not None:
-            change(position, _with_margin(position, step))
+            change(position, _noted(_with_margin(position, step), spare))
         for block in blocks:
             if whole and _is_plain(block):
-                change(block, _block(block, step))
+                change(block, _block(block, step, spare))
         for module in blocks.modules():
             if hasattr(module, "intermediate_dense") and hasattr(module, "output_dense"):
                 change(module, _by_frames(module.forward, step))
@@ -164,6 +164,25 @@ def _projected(forward: Callable[[Tensor], Any], step: int) -> Callable[[Tensor]
         return _joined(x, step, lambda start, stop: forward(x[:, start:stop]))
 
     return run
+
+
+def _noted(forward: Callable[[Tensor], Any], spare: list[Tensor]) -> Callable[[Tensor], Any]:
+    """A function whose result, which the model's own code holds on to until the end, is noted as of no later use."""
+
+    def run(x: Tensor) -> Any:
+        y = forward(x)
+        spare.append(y[0] if isinstance(y, tuple) else y)
+        return y
+
+    return run
+
+
+def _let_go(spare: list[Tensor], x: Tensor) -> None:
+    """Free what was noted, but for what shares its memory with x, the frames that the first block is given."""
+    for tensor in spare:
+        if tensor.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+            tensor.untyped_storage().resize_(0)
+    spare.clear()
 
 
 def _joined(x: Tensor, step: int, piece: Callable[[int, int], Tensor]) -> Tensor:
@@ -212,13 +231,14 @@ def _is_plain(block: nn.Module) -> bool:
     )
 
 
-def _block(block: nn.Module, step: int) -> Callable[..., Any]:
+def _block(block: nn.Module, step: int, spare: list[Tensor]) -> Callable[..., Any]:
     """A block that holds its input, its output and one piece, where its own forward holds a dozen times its input."""
     first, adapter = type(block).__name__.endswith("StableLayerNorm"), getattr(block, "adapter_layer", None)
     forward, feed_forward = block.forward, block.feed_forward.forward  # before that is changed
 
     def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         x = hidden_states
+        _let_go(spare, x)
         given = _attended(block.attention, x, block.layer_norm if first else None, step)
         for start in range(0, x.shape[1], step):
             y = x[:, start : start + step] + given[:, start : start + step]

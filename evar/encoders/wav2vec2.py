@@ -161,7 +161,7 @@ class Wav2Vec2(Encoder):
         if long:
             pieces = in_pieces(self.model, blocks, z, whole=equal)
             del z  # which the model lets go of
-            x = x[:, :1] if equal else x  # only its features are looked at, and its mask
+            x = x[:, :1].clone() if equal else x  # only its features are looked at, and its mask
         keep = (lambda *call: features.append(call[2])) if "features" in layers else (lambda *call: None)
         hook = extractor.register_forward_hook(keep)
         try:

@@ -18,7 +18,9 @@ from torch.nn import functional
 from evar.products import linear
 
 WHOLE_SAMPLES = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Batches of up to so many samples (65 s at 16 kHz on a CPU) go through at once, as they always did."""
+"""Batches of up to so many samples (65 s at 16 kHz on a CPU) go through at once, as they always did, ..."""
+WHOLE_CLIP = {"cpu": 1 << 19, "cuda": 1 << 24}
+"""... unless a single clip is longer than this (33 s): with it memory grows, and nothing is gained by going at once."""
 PIECE_SAMPLES = {"cpu": 1 << 17, "cuda": 1 << 22}
 PIECE_FRAMES = {"cpu": 1 << 11, "cuda": 1 << 15}
 HEADS = 2  # heads whose keys and values are held at a time
@@ -26,7 +28,7 @@ HEADS = 2  # heads whose keys and values are held at a time
 
 def is_long(x: Tensor) -> bool:
     """Whether a batch [B, N] is worked through in pieces."""
-    return x.numel() > _of(WHOLE_SAMPLES, x)
+    return x.numel() > _of(WHOLE_SAMPLES, x) or x.shape[1] > _of(WHOLE_CLIP, x)
 
 
 def _of(sizes: dict[str, int], x: Tensor) -> int:

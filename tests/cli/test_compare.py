@@ -68,7 +68,7 @@ def test_an_own_encoder_against_baselines_is_one_command(evar, stored, tmp_path)
 def test_text_says_what_was_compared(evar, stored):
     ran = evar("compare", "logmel", "mfcc", *MINI)
     assert ran.code == 0, ran.err
-    assert "2 encoders on 1 task, every pair; protocol fair 1" in ran.out
+    assert "2 encoders on 1 task, every pair; protocol fair 2" in ran.out
     assert "(source recording)" in ran.out
     assert "decided by bootstrap over groups" in ran.out
     assert "synthetic" in ran.out

@@ -99,7 +99,7 @@ def test_reproduce_says_yes_and_no_by_its_exit_code(evar, noises):
 def test_measured_rows_of_the_pack_make_a_table(evar):
     ran = evar("table", "pack", "--tasks-dir", CARDS, "--results", PACK)
     assert ran.code == 0, ran.err
-    assert "24 cells by protocol fair version 1" in ran.out
+    assert "24 cells by protocol fair version 2" in ran.out
     line = next(line for line in ran.out.splitlines() if line.startswith("random:byola-v2 "))
     assert line.split()[-1] == "77.3"
     assert "Left out" not in ran.out

@@ -12,6 +12,12 @@ BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 def folder_of(kind, tmp_path):
     if kind == "Wav2Vec2Bert":
         config, extractor = transformers.Wav2Vec2BertConfig(**BLOCKS), transformers.SeamlessM4TFeatureExtractor()
+    elif kind == "Parakeet":
+        config = transformers.ParakeetEncoderConfig(**BLOCKS, subsampling_conv_channels=8)
+        torch.manual_seed(0)
+        transformers.ParakeetEncoder(config).save_pretrained(tmp_path)
+        transformers.ParakeetFeatureExtractor().save_pretrained(tmp_path)
+        return tmp_path
     else:
         extractor = transformers.Speech2TextFeatureExtractor()
         config = transformers.Speech2TextConfig(
@@ -24,10 +30,11 @@ def folder_of(kind, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["Wav2Vec2Bert", "Speech2Text"])
+@pytest.mark.parametrize("kind", ["Wav2Vec2Bert", "Speech2Text", "Parakeet"])
 def test_two_noises_of_a_few_hundred_samples_have_two_embeddings_and_silence_has_one(kind, tmp_path):
     encoder = load_encoder(f"hf:{folder_of(kind, tmp_path)}")
-    for n_samples in (400, 480, 559, 700):
+    # one frame (160 samples) among silence is the same for all clips once Wav2Vec2-BERT's and Speech2Text's are normalised
+    for n_samples in ((50, 160) if kind == "Parakeet" else ()) + (161, 240, 399, 400, 480, 559, 700):
         wav = 0.1 * torch.randn(2, n_samples, generator=torch.Generator().manual_seed(n_samples))
         found = encoder.encode(wav)
         assert bool(torch.isfinite(found).all())

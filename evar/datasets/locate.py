@@ -151,7 +151,9 @@ def _is_one_of_the_parts(folder: Path) -> bool:
         return part_words.part_of(name) is not None or re.fullmatch(r"fold[ _-]?\d+", name.lower()) is not None
 
     return is_part(folder.name) and any(
-        is_part(entry.name) and entry.name != folder.name for entry in os.scandir(folder.absolute().parent) if entry.is_dir()
+        is_part(entry.name) and entry.name != folder.name
+        for entry in os.scandir(folder.absolute().parent)
+        if entry.is_dir()
     )
 
 

@@ -215,11 +215,12 @@ def _suggested(card: Card, tables: list[str]) -> str:
     """The value of the option `file`: the one list, or one for each part or fold where their names say which is which."""
     if len(tables) == 1:
         return tables[0]
-    word = part_words.fold_number if card.split == "folds" else part_words.part_of
-    named = {part: name for name in tables if (part := word(Path(name).stem)) is not None}
+    meaning = part_words.fold_number if card.split == "folds" else part_words.part_of
+    named = {part: name for name in tables if (part := meaning(Path(name).stem)) is not None}
     wanted = [k for k in (range(1, card.folds + 1) if card.folds else part_words.PARTS) if k in named]
     enough = len(wanted) == card.folds if card.folds else {"train", "test"} <= named.keys()
-    return f"{{{', '.join(f'{part}: {named[part]}' for part in wanted)}}}" if enough else "NAME"
+    word = "fold{}" if card.folds else "{}"  # a bare number is no text in YAML
+    return f"{{{', '.join(f'{word.format(part)}: {named[part]}' for part in wanted)}}}" if enough else "NAME"
 
 
 def _not_found(card: Card, markers: list[str], tried: list[Path]) -> EvarError:

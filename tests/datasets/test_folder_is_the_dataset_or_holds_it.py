@@ -130,7 +130,11 @@ def test_a_value_for_another_task_must_be_a_folder_too(find, tmp_path):
             ("train.csv", "val.csv", "test.csv"),
             r"mine: nope\.csv not found in .*; there are test\.csv, train\.csv, val\.csv",
         ),
-        (FOLDS, ("fold1.csv", "fold2.csv", "fold3.csv"), r"file: \{1: fold1\.csv, 2: fold2\.csv, 3: fold3\.csv\}"),
+        (
+            FOLDS,
+            ("fold1.csv", "fold2.csv", "fold3.csv"),
+            r"file: \{fold1: fold1\.csv, fold2: fold2\.csv, fold3: fold3\.csv\}",
+        ),
         (FOLDS, ("clip.csv",), r"clips\.csv not found.*there is clip\.csv; .*options: \{file: clip\.csv\}"),
         (
             PARTS + "split_file: s.csv\n",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from evar.errors import nearest
+from evar.errors import EvarError, nearest
 
 data_option = click.option(
     "--data",
@@ -136,6 +137,15 @@ def with_options(*options: Callable) -> Callable:
         return command
 
     return decorate
+
+
+def refuse_folders(encoders: Sequence[str], option: str) -> None:
+    """EvarError for a folder that was given as an encoder, where `option` takes it."""
+    from evar.encoders.registry import list_encoders
+
+    for name in encoders:
+        if name not in list_encoders() and Path(name).is_dir():
+            raise EvarError(f"{name} is a folder and no encoder: a folder goes with {option} ({option} {name})")
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from evar.cli.options import (
     format_option,
     print_json,
     probe_option,
+    refuse_folders,
     results_option,
     tasks_dir_option,
     with_options,
@@ -110,6 +111,7 @@ def migrate(encoders: tuple[str, ...], results: str, embeddings: str, tasks_dir:
     """
     from evar.migration import migrate_results
 
+    refuse_folders(encoders, "--results")
     if not (Path(results) / "runs.csv").is_file():
         raise EvarError(f"--results {results} holds no runs.csv: give the folder that 'evar run' was given")
     report = migrate_results(results, encoders, embeddings, tasks_dir, dry_run)

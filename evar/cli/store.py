@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from evar.cli.options import Group, embeddings_option, format_option, print_json, table, with_options
+from evar.cli.options import Group, embeddings_option, format_option, print_json, refuse_folders, table, with_options
 from evar.errors import EvarError
 
 
@@ -127,5 +127,6 @@ def migrate(encoders: tuple[str, ...], embeddings: str, dry_run: bool) -> None:
     """
     from evar.migration import migrate_store
 
+    refuse_folders(encoders, "--embeddings")
     report = migrate_store(_folder(embeddings), encoders, dry_run)
     click.echo("\n".join(report.lines(dry_run)))

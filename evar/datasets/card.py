@@ -316,6 +316,11 @@ def _card(stated: dict[str, Any], path: Path) -> Card:
             raise EvarError(f"{path}: 'counts': {unknown('count', key, ['clips', *allowed])}")
     if "group" not in given and given.get("groups_disjoint"):
         raise EvarError(f"{path}: 'groups_disjoint: true' needs 'group' (what a group is)")
+    if "group" not in given and "groups_disjoint" in given:
+        raise EvarError(
+            f"{path}: 'groups_disjoint: false' has no effect without 'group' (what a group is): give it, or remove "
+            "'groups_disjoint'"
+        )
     given.setdefault("groups_disjoint", "group" in given)
     given.setdefault("title", given["name"])
     return Card(**given, path=path)

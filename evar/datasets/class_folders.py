@@ -33,13 +33,13 @@ class ClassFolders:
         left = self.listing.left_out
         named = {without_extension(name) for name in self.listing.files}
         foreign = [name for name in left.get(listing.FOREIGN, ()) if os.path.splitext(name)[0] not in named]
-        self._twins = sorted(self._kept(set(left.get(listing.FOREIGN, ())) - set(foreign)))
+        self._twins = sorted(self.kept(set(left.get(listing.FOREIGN, ())) - set(foreign)))
         gone = [
             name
             for name in left.get(listing.BROKEN, ())
             if listing.is_audio(_last(name)) or listing.is_foreign(_last(name))
         ]
-        self.clips = sorted(self._kept([*self.listing.files, *foreign, *gone]))
+        self.clips = sorted(self.kept([*self.listing.files, *foreign, *gone]))
         self._below: dict[str, list[str]] = {}
         for top, slash, rest in (name.partition("/") for name in self.clips):
             if slash:
@@ -70,13 +70,13 @@ class ClassFolders:
         empty = [
             name for name in self.listing.folders if name and name.rpartition("/")[0] in prefixes and name not in held
         ]
-        self.note("class folders without audio", [name for name in self._kept(empty) if name not in prefixes])
+        self.note("class folders without audio", [name for name in self.kept(empty) if name not in prefixes])
         self._near_names({label for _, label, _ in rows})
         return rows
 
     def say(self) -> None:
         """One warning for all that is not taken, and one for what was read under another name."""
-        left = {kind: tuple(self._kept(names)) for kind, names in self.listing.left_out.items()}
+        left = {kind: tuple(self.kept(names)) for kind, names in self.listing.left_out.items()}
         audio = set(self.clips)
         left[listing.BROKEN] = tuple(name for name in left.get(listing.BROKEN, ()) if name not in audio)
         left[listing.OTHER] = tuple(name for name in left.get(listing.OTHER, ()) if name.count("/") >= self.depth)
@@ -100,7 +100,8 @@ class ClassFolders:
         if alike:
             warnings.warn(f"{self.task}: {self.root}: classes that differ in capitals only: {shortened(alike)}")
 
-    def _kept(self, names: Iterable[str]) -> list[str]:
+    def kept(self, names: Iterable[str]) -> list[str]:
+        """The names that are not in `leave_out`, nor below a folder of it."""
         return [name for name in names if not any(name == out or name.startswith(f"{out}/") for out in self._out)]
 
     def _check_left_out(self) -> None:
@@ -114,7 +115,7 @@ class ClassFolders:
 
     def _refuse_what_is_shut(self) -> None:
         """EvarError for what may hold clips and cannot be read, and for one folder under two parts or classes."""
-        left = {kind: self._kept(names) for kind, names in self.listing.left_out.items()}
+        left = {kind: self.kept(names) for kind, names in self.listing.left_out.items()}
         way = "or leave it out with options: {{leave_out: [{}]}}"
         for name in left.get(listing.CLOSED, ()):
             raise EvarError(f"{self.task}: {self.root / name} cannot be read: give the right to, {way.format(name)}")

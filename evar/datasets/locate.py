@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from evar.datasets import part_words
 from evar.datasets.card import Card, find_split_file
 from evar.datasets.layouts import lies
-from evar.datasets.part_words import part_of
 from evar.datasets.tables import SYNTHETIC_FILE
 from evar.errors import EvarError
 
@@ -31,6 +32,7 @@ def locate(card: Card, layout: ModuleType, options: Mapping[str, object], data: 
     if len(named) > 1:
         raise EvarError(f"{card.name}: two folders are given: {' and '.join(map(str, named))}; keep one")
     if named:
+        _say_what_lies_beside(named[0], card)
         return named[0]
     signs = _Signs(card, layout, options)
     from_environment = [Path(p) for p in os.environ.get("EVAR_DATA", "").split(os.pathsep) if p]
@@ -51,6 +53,8 @@ def locate(card: Card, layout: ModuleType, options: Mapping[str, object], data: 
             raise EvarError(f"{card.name}: more than one folder matches: {listed}; choose with --data {card.name}=DIR")
         if best:
             return best[0]
+    if len(general) == 1 and (error := _list_not_found(card, layout, signs.markers, general[0])):
+        raise error
     raise _not_found(card, signs.markers, [*general, *from_environment, Path("data")])
 
 
@@ -144,11 +148,23 @@ def _is_one_of_the_parts(folder: Path) -> bool:
     """Whether a folder is called as a part or fold is, and lies beside another such."""
 
     def is_part(name: str) -> bool:
-        return part_of(name) is not None or re.fullmatch(r"fold[ _-]?\d+", name.lower()) is not None
+        return part_words.part_of(name) is not None or re.fullmatch(r"fold[ _-]?\d+", name.lower()) is not None
 
     return is_part(folder.name) and any(
-        is_part(entry.name) and entry.name != folder.name for entry in os.scandir(folder.parent) if entry.is_dir()
+        is_part(entry.name) and entry.name != folder.name
+        for entry in os.scandir(folder.absolute().parent)
+        if entry.is_dir()
     )
+
+
+def _say_what_lies_beside(folder: Path, card: Card) -> None:
+    """A part that was chosen as the dataset is read alone: say so, where other parts lie beside it."""
+    with contextlib.suppress(OSError):
+        if _is_one_of_the_parts(folder):
+            warnings.warn(
+                f"{card.name}: {folder} is read alone: other parts lie beside it in {folder.absolute().parent}; if that is "
+                f"the dataset, give --data {card.name}={folder.absolute().parent}"
+            )
 
 
 def _is_mini_of(folder: Path, card: Card) -> bool:
@@ -167,6 +183,44 @@ def _identity(folder: Path) -> tuple[int, int]:
     """The same for every name of one folder: links, and other cases on file systems that ignore case."""
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _list_not_found(card: Card, layout: ModuleType, markers: list[str], folder: Path) -> EvarError | None:
+    """What to say of a folder that was given, and has other lists than the card of a dataset of one's own names."""
+    if card.is_official or not markers or not (card.split_file or hasattr(layout, "markers")):
+        return None
+    beside = card.path.parent if card.path else folder
+    absent = [name for name in markers if not (folder / name).exists() and not (beside / name).exists()]
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except OSError:
+        return None
+    tables = [name for name in names if name.lower().endswith((".csv", ".tsv"))]
+    if not absent or not (tables or card.split_file):
+        return None
+    there = f"there are {', '.join(tables[:6])}{', ...' if len(tables) > 6 else ''}" if tables else "there is no csv"
+    if len(tables) == 1:
+        there = f"there is {tables[0]}"
+    if card.split_file:
+        way = f"name the list by `split_file: {tables[0] if len(tables) == 1 else 'NAME'}`"
+    else:
+        way = f"name the list by `options: {{file: {_suggested(card, tables)}}}`"
+    return EvarError(
+        f"{card.name}: {' and '.join(absent)} not found in {folder}, nor beside the card; {there}; {way} in "
+        f"{card.path or card.name}, or give the dataset's own folder with --data {card.name}=DIR"
+    )
+
+
+def _suggested(card: Card, tables: list[str]) -> str:
+    """The value of the option `file`: the one list, or one for each part or fold where their names say which is which."""
+    if len(tables) == 1:
+        return tables[0]
+    meaning = part_words.fold_number if card.split == "folds" else part_words.part_of
+    named = {part: name for name in tables if (part := meaning(Path(name).stem)) is not None}
+    wanted = [k for k in (range(1, card.folds + 1) if card.folds else part_words.PARTS) if k in named]
+    enough = len(wanted) == card.folds if card.folds else {"train", "test"} <= named.keys()
+    word = "fold{}" if card.folds else "{}"  # a bare number is no text in YAML
+    return f"{{{', '.join(f'{word.format(part)}: {named[part]}' for part in wanted)}}}" if enough else "NAME"
 
 
 def _not_found(card: Card, markers: list[str], tried: list[Path]) -> EvarError:

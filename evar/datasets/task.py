@@ -265,7 +265,10 @@ def _check_parts(clips: DataFrame, counts: Mapping[str, int], root: Path, card: 
         needed = ["train", "test"] + (["valid"] if counts.get("valid", 0) else [])
         absent = [part for part in needed if not (clips["split"] == part).any()]
     if absent:
-        raise EvarError(f"{card.name}: {root} holds no {' and no '.join(absent)} clips; every part needs some")
+        there = clips["fold"].nunique() if card.split == "folds" else 0
+        fewer = there > 1 and not card.is_official and absent[0] == f"fold {there + 1}"
+        way = f": put them there, or give `folds: {there}`" if fewer else ""
+        raise EvarError(f"{card.name}: {root} holds no {' and no '.join(absent)} clips; every part needs some{way}")
 
 
 def resolve_files(clips: DataFrame, root: Path) -> tuple[DataFrame, list[str]]:

@@ -70,7 +70,7 @@ class Report:
     def __str__(self) -> str:
         kind = "" if self.official else ", NOT the official data"
         lines = [f"{self.card}: {self.root}: {self.n_found} of {self.n_expected} clips{kind}"]
-        lines += [*self.messages, *_listed("missing", self.missing), *_listed("altered", self.altered)]
+        lines += [*self.messages, *_listed("missing", self.missing), *_listed("altered", _by_reason(self.altered))]
         if self.extra:
             lines.append(f"{self.extra} other audio files, which {self.card} does not use")
         if beside := Listing(self.root, (), (), self.left_out).said((listing.OTHER, listing.JUNK)):
@@ -177,6 +177,17 @@ def _doubts(
 def _listed(what: str, names: tuple[str, ...]) -> list[str]:
     lines = [f"{what}: {name}" for name in names[:SHOWN]]
     return lines + ([f"{what}: and {len(names) - SHOWN} more (--format json names all)"] if len(names) > SHOWN else [])
+
+
+def _by_reason(altered: Sequence[str]) -> tuple[str, ...]:
+    """The lines `PATH: WHY`, those of one reason as one line with their number."""
+    paths: dict[str, list[str]] = {}
+    for line in altered:
+        path, _, why = line.partition(": ")
+        paths.setdefault(why, []).append(path)
+    return tuple(
+        f"{f'{len(names)} files: ' if len(names) > 1 else ''}{shortened(names)}: {why}" for why, names in paths.items()
+    )
 
 
 @contextlib.contextmanager

@@ -142,6 +142,8 @@ class Byola(Encoder):
         found = unwrapped(found, encoder, encoder.name)
         preset = fitting_preset(found.state)
         hint = f"the file fits {preset}@{found.path}" if preset else "the file is no BYOL-A encoder"
+        if preset == encoder.name:  # it is that one, and not whole
+            hint = "the file is cut or was changed: save or download it again"
         load_by_name(encoder, found, encoder.name, hint)
         encoder.weights_kind, encoder.weights_sha256 = "trained", found.sha256
         encoder.trained_on = tuple(found.metadata.get("trained_on") or ())

@@ -6,6 +6,7 @@ and put it beside other things: `{"model_state_dict": ..., "epoch": 3}`. What is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,11 +149,22 @@ def _prefixed(path: tuple[str, ...], state: State, names: list[str], usual: bool
             Part(
                 ".".join(filter(None, (where, shown.strip(".")))),
                 own if prefix else {**own, **state},
-                f"read {n_read} tensors {' '.join(told)}" if told else "",
+                _mixed(shorter, prefix, names) or (f"read {n_read} tensors {' '.join(told)}" if told else ""),
                 path if not shown else None,
             )
         )
     return parts
+
+
+def _mixed(raw: Mapping[str, str], prefix: str, names: list[str]) -> str:
+    """What to say where a wrapper's component begins some of the names and not the others, else ''."""
+    pairs = [(raw[prefix + name], name) for name in names if prefix + name in raw]
+    heads = Counter(key.removesuffix(name) for key, name in pairs if key.endswith(name))
+    if len(heads) < 2:
+        return ""
+    counts = [(repr(head.removeprefix(prefix)), n) for head, n in sorted(heads.items(), reverse=True)]
+    said = " and ".join(f"{n} under {head}" if head != "''" else f"{n} without" for head, n in counts)
+    return f"read tensors of mixed names{f' behind {prefix!r}' if prefix else ''}: {said}"
 
 
 def _distinct(parts: list[Part], names: list[str]) -> list[Part]:

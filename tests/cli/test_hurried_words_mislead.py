@@ -235,3 +235,16 @@ def test_commands_that_write_take_either_spelling(evar, measured, tmp_path):
     assert json.loads((tmp_path / "c.json").read_text())
     ran = evar("table", "fsdd", "--results", measured / "results", "--protocol", "knn", "--encoder", "logmel")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(("verb", "option"), [("results", "--results"), ("store", "--embeddings")])
+def test_a_folder_in_the_place_of_an_encoder_is_told_its_option(verb, option, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from evar.errors import EvarError
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    ran = CliRunner().invoke(app, [verb, "migrate", "mine"])
+    assert isinstance(ran.exception, EvarError)
+    assert f"mine is a folder and no encoder: a folder goes with {option}" in str(ran.exception)

@@ -36,6 +36,7 @@ def card_of(tmp_path):
         ("metric: acuracy", "did you mean 'accuracy'"),
         ("multilabel: true", "goes with 'multilabel: true'"),
         ("groups_disjoint: true", "needs 'group'"),
+        ("groups_disjoint: false", "has no effect without 'group'"),
         ("classes: [yes, no]", "write it in quotes"),
         ("classes: [a, a]", "twice"),
         ("classes: 1", "from 2"),

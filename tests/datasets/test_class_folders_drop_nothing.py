@@ -103,6 +103,26 @@ def test_more_folds_than_the_card_says_are_refused(own):
         own(PARTS, [])
 
 
+def test_another_number_of_folds_than_the_cards_is_said_with_both_ways_out(own):
+    three = FOLDS.replace("5", "3")
+    with pytest.raises(EvarError) as caught:
+        own(three, files([f"fold{k}" for k in range(1, 5)]))
+    assert "found fold1 to fold4 and the card says folds: 3: give `folds: 4`, or leave fold4 out with" in str(
+        caught.value
+    )
+    assert "none of the folders" not in str(caught.value)
+    assert own(three + "options: {leave_out: [fold4]}\n", []).clips["fold"].nunique() == 3
+    with pytest.raises(EvarError, match=r"holds no fold 5 clips; every part needs some: .* `folds: 4`"):
+        own(FOLDS, [])
+
+
+def test_a_part_that_is_left_out_on_purpose_is_not_said_to_be_empty(own):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task = own(PARTS + "options: {leave_out: [valid]}\n", files(("train", "valid", "test")))
+    assert set(task.clips["split"]) == {"train", "test"}
+
+
 def test_parts_one_folder_deeper_are_found_by_the_message(own):
     with pytest.raises(EvarError, match=r"one folder deeper: give --data mine=.*set/folds"):
         own(FOLDS, files([f"folds/{k}" for k in range(1, 6)]))

@@ -115,3 +115,56 @@ def test_a_value_for_another_task_must_be_a_folder_too(find, tmp_path):
     root = in_parts(tmp_path / "mine", "train", "test")
     with pytest.raises(EvarError, match=r"--data minne=.*absent: .* is not a folder"):
         find("mine", PARTS, root, f"minne={tmp_path}/absent")
+
+
+@pytest.mark.parametrize(
+    ("rest", "there", "said"),
+    [
+        (
+            PARTS,
+            ("train.csv", "val.csv", "test.csv"),
+            r"clips\.csv not found in .*there are test.csv, .*\{train: train\.csv, valid: val\.csv, test: test\.csv\}\}",
+        ),
+        (
+            PARTS + "options: {file: {train: train.csv, valid: nope.csv, test: test.csv}}\n",
+            ("train.csv", "val.csv", "test.csv"),
+            r"mine: nope\.csv not found in .*; there are test\.csv, train\.csv, val\.csv",
+        ),
+        (
+            FOLDS,
+            ("fold1.csv", "fold2.csv", "fold3.csv"),
+            r"file: \{fold1: fold1\.csv, fold2: fold2\.csv, fold3: fold3\.csv\}",
+        ),
+        (FOLDS, ("clip.csv",), r"clips\.csv not found.*there is clip\.csv; .*options: \{file: clip\.csv\}"),
+        (
+            PARTS + "split_file: s.csv\n",
+            ("list.csv",),
+            r"s\.csv not found in .*there is list\.csv; .*split_file: list\.csv",
+        ),
+        (PARTS + "split_file: s.csv\n", (), r"s\.csv not found in .*there is no csv; .*split_file: NAME"),
+    ],
+)
+def test_lists_that_are_not_in_the_folder_given_are_told_from_those_that_are(find, tmp_path, rest, there, said):
+    root = files(tmp_path / "set", "a/1.wav", "b/2.wav", *there)
+    with pytest.raises(EvarError, match=said) as caught:
+        find("mine", rest, root, layout="csv_columns")
+    assert "no dataset found" not in str(caught.value)
+
+
+def test_a_part_that_is_chosen_as_the_dataset_is_said_to_lie_beside_others(find, tmp_path):
+    root = in_parts(tmp_path / "birds", "train", "valid", "test")
+    with pytest.warns(UserWarning, match=r"test is read alone: other parts lie beside it in .*birds; .*--data test="):
+        find("test", FOLDS + "options: {draw: true}", f"test={root}/test")
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("options: {draw: true, parts: {train: train, test: test}}\n", "'parts' has no effect beside 'draw'"),
+        ("split_file: s.csv\noptions: {draw: true}\n", "'draw' has no effect beside 'split_file'"),
+        ("split_file: s.csv\noptions: {leave_out: [valid]}\n", "'leave_out' has no effect beside 'split_file'"),
+    ],
+)
+def test_options_without_effect_are_said_before_the_dataset_is_looked_for(find, tmp_path, rest, said):
+    with pytest.raises(EvarError, match=said):
+        find("mine", PARTS + rest, in_parts(tmp_path / "set", "train", "valid", "test"))

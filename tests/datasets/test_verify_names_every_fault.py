@@ -188,6 +188,17 @@ def test_pointers_and_web_pages_are_altered_without_audio(whole):
     assert "web page" in report.altered[1]
 
 
+def test_files_of_one_fault_are_one_line_with_their_number(whole):
+    pointers = ["001.wav", "002.wav", "003.wav", "004.wav"]
+    for name in pointers:
+        (whole.root / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    report = look(whole)
+    assert [line.split(": ")[0] for line in report.altered] == pointers
+    lines = [line for line in str(report).splitlines() if "git lfs pull" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("altered: 4 files: 001.wav, 002.wav, 003.wav, ...: is a Git LFS pointer")
+
+
 def test_classes_that_are_not_tested_are_named(whole, rows):
     whole.write_rows([(path, "cat" if part == "test" else label, part, by) for path, label, part, by in rows])
     assert look(whole).findings == ("1 class without a test clip: dog (of 2)",)

@@ -156,3 +156,24 @@ def test_a_users_own_module_is_loaded_from_a_wrapped_checkpoint(tmp_path):
     with pytest.warns(UserWarning, match="'_orig_mod.'"):
         encoder = load_encoder(Plain, weights=tmp_path / "w.pth")
     assert torch.equal(encoder.module.conv.weight, state["conv.weight"])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("outer", ["", "model."])
+def test_names_of_which_half_are_under_a_wrapper_are_said(state, expected, tmp_path, first, outer):
+    half = {f"{outer}module.{key}" if i % 2 == first else outer + key: v for i, (key, v) in enumerate(state.items())}
+    torch.save(half, tmp_path / "w.pth")
+    under_it = sum(key.startswith(f"{outer}module.") and "num_batches" not in key for key in half)
+    without = sum("num_batches" not in key for key in half) - under_it
+    with pytest.warns(
+        UserWarning, match=rf"read tensors of mixed names.*: {under_it} under 'module\.' and {without} without"
+    ):
+        assert load_encoder(f"{NAME}@{tmp_path / 'w.pth'}").fingerprint() == expected
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_was_typed_is_never_the_advice(state, tmp_path, prefix):
+    torch.save(under(prefix, {k: v for k, v in state.items() if k != "fc.0.bias"}), tmp_path / "w.pth")
+    with pytest.raises(EvarError, match=r"no tensor fc\.0\.bias .*the file is cut or was changed") as caught:
+        load_encoder(f"{NAME}@{tmp_path / 'w.pth'}")
+    assert "the file fits" not in str(caught.value)

@@ -43,7 +43,7 @@ def read(root: Path, card: Card) -> DataFrame:
     leaving it out would change what is measured.
     """
     part_column = "fold" if card.split == "folds" else "split"
-    _check_options(card)
+    _check_group(card)
     if card.split_file is not None:
         return _from_split_file(root, card, part_column)
     draw = card.options["draw"]
@@ -69,17 +69,17 @@ def read(root: Path, card: Card) -> DataFrame:
     return clips
 
 
-def _check_options(card: Card) -> None:
-    """EvarError for options that would have no effect."""
+def idle(card: Card) -> str | None:
+    """Which option of the card cannot have an effect beside another."""
     options = card.options
-    other = "split_file" if card.split_file is not None else "draw" if options["draw"] else None
-    without_effect = [name for name in ("parts", "draw", "leave_out") if options[name] and name != other]
-    if other == "draw":
-        without_effect = [name for name in without_effect if name != "leave_out"]
-    if other and without_effect:
-        raise EvarError(
-            f"{card.path or card.name}: 'options': {without_effect[0]!r} has no effect beside {other!r}: keep one of the two"
-        )
+    other = "split_file" if card.split_file is not None else "draw" if options.get("draw") else None
+    beside = {"split_file": ("parts", "draw", "leave_out"), "draw": ("parts",), None: ()}[other]
+    given = next((name for name in beside if options.get(name)), None)
+    return f"{given!r} has no effect beside {other!r}" if given else None
+
+
+def _check_group(card: Card) -> None:
+    """EvarError for a group that nothing can give."""
     if card.group is not None and card.split_file is None:
         raise EvarError(
             f"{card.path or card.name}: the group {card.group!r} is not found: folders name no groups; give the card a "
@@ -146,7 +146,7 @@ def _parts(tree: ClassFolders, card: Card) -> dict[str, str]:
     found = _by_name(card, tree.tops)
     if not found:
         raise _no_parts(tree, card)
-    empty = [name for name in tree.listing.folders if part_words.part_of(name) and name not in tree.tops]
+    empty = [name for name in tree.kept(tree.listing.folders) if part_words.part_of(name) and name not in tree.tops]
     tree.note("part folders without audio", empty)
     others = [name for name in tree.tops if name not in found]
     if others:
@@ -231,7 +231,14 @@ def _no_parts(tree: ClassFolders, card: Card) -> EvarError:
     if below := _parts_below_classes(tree):
         return EvarError(f"{beginning} at its top; found CLASS/PART ({below}): {_MOVE}")
     numbers = [name for name in tree.tops if part_words.looks_like_fold(name)]
+    numbers.sort(key=lambda name: (part_words.fold_number(name), name))
     if card.split == "folds" and numbers:
+        if part_words.numbered(numbers, len(numbers)) is not None and len(numbers) > card.folds:
+            extra = numbers[card.folds :]
+            return EvarError(
+                f"{card.name}: {root}: found {_span(numbers)} and the card says folds: {card.folds}: give `folds: "
+                f"{len(numbers)}`, or leave {shortened(extra)} out with options: {{leave_out: [{', '.join(extra)}]}}"
+            )
         return EvarError(
             f"{beginning}: found {shortened(numbers, 8)}: give `folds: {len(numbers)}`, or say which is which with "
             f"{_suggested(tree, card, {})}"
@@ -248,6 +255,10 @@ def _no_parts(tree: ClassFolders, card: Card) -> EvarError:
         f"{beginning}{found}; expected PART/CLASS/*.wav; for CLASS/*.wav give the card a split_file (columns "
         "path,split), or `options: {draw: true}`; for parts of other names `options: {parts: {FOLDER: train, ...}}`"
     )
+
+
+def _span(folds: list[str]) -> str:
+    return shortened(folds) if len(folds) < 3 else f"{folds[0]} to {folds[-1]}"
 
 
 _MOVE = "move the files to PART/CLASS/FILE, or list them in a csv (split_file, columns path,label,split)"

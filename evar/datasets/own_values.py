@@ -22,6 +22,12 @@ _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]*)?", re.ASCII)
 _SECONDS = re.compile(r"[0-9]+(?:[.,][0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|[.,][0-9]+", re.ASCII)
 
 
+def fold_number(word: str) -> int | None:
+    """The fold that a word is (`fold1`, `1.0`), or None."""
+    found = _FOLD.fullmatch(word)
+    return int(found[1]) if found else None
+
+
 def parts(words: Series, given: Mapping[str, Any], where: str, option: str = "parts") -> Series:
     """`train`, `valid` or `test` for each word: by the card's mapping `given`, else by what the word means anywhere."""
     for word, part in given.items():

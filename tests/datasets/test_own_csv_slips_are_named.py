@@ -1,0 +1,37 @@
+"""Fear: a slip in a csv of one's own is taken in silence, or its message does not say what mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from evar.errors import EvarError
+
+FOLDS = "split: folds\nfolds: 2\n"
+PARTS = "split: parts\n"
+MULTI = FOLDS + "multilabel: true\nmetric: mAP\n"
+FILES = [f"{n}.wav" for n in "1234"]
+
+
+def test_a_list_of_one_part_with_another_part_in_its_column_is_refused(own):
+    lists = {
+        "a": "path,label,split\n1.wav,a,Training\n2.wav,b,\n",
+        "b": "path,label,split\n3.wav,a,test\n4.wav,b,train\n",
+    }
+    card = PARTS + "options: {file: {train: a.csv, test: b.csv}}\n"
+    with pytest.raises(EvarError, match=r"b.csv: its own column split says train in 1 of 2 rows \(row 3\).*says test"):
+        own(card, FILES, **lists)
+    lists["b"] = lists["b"].replace(",train", ",testing")
+    assert own(card, FILES, **lists).clips["split"].tolist() == ["train", "train", "test", "test"]
+
+
+def test_rows_that_the_first_list_leaves_out_need_no_row_in_the_joined_one(own):
+    labels = "path,label,use\n1.wav,a,1\n2.wav,b,1\n3.wav,a,1\n4.wav,b,1\n5.wav,a,0\n"
+    folds = "path,fold,use,good\n1.wav,1,1,y\n2.wav,1,1,y\n3.wav,2,1,y\n4.wav,2,1,y\n"
+    card = FOLDS + "options: {join: folds.csv, where: {use: '1'}}\n"
+    with pytest.raises(EvarError, match=r"no row for 1 of 5 clips: 5; .*a column of the first list"):
+        own(card.replace(", where: {use: '1'}", ""), FILES, clips=labels, folds=folds)
+    with pytest.warns(UserWarning, match="leaves out 1 of 5 rows"):
+        assert len(own(card, FILES, clips=labels, folds=folds).clips) == 4
+    card, folds = card.replace("use: '1'", "use: '1', good: y"), folds.replace("4.wav,2,1,y", "4.wav,2,1,n")
+    with pytest.warns(UserWarning, match="leaves out 2 of 5 rows"):
+        assert len(own(card, FILES, clips=labels, folds=folds).clips) == 3

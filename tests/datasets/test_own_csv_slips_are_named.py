@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import pytest
 
 from evar.errors import EvarError
@@ -35,3 +38,36 @@ def test_rows_that_the_first_list_leaves_out_need_no_row_in_the_joined_one(own):
     card, folds = card.replace("use: '1'", "use: '1', good: y"), folds.replace("4.wav,2,1,y", "4.wav,2,1,n")
     with pytest.warns(UserWarning, match="leaves out 2 of 5 rows"):
         assert len(own(card, FILES, clips=labels, folds=folds).clips) == 3
+
+
+@pytest.mark.parametrize("sign", [" ", ":", "--", "/", "|", " + ", ";"])
+def test_every_forgotten_separator_is_said(own, sign):
+    text = f"path,label,fold\n1.wav,a,1\n2.wav,a{sign}b,1\n3.wav,a{sign}b,2\n4.wav,,2\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((EvarError, UserWarning), match=re.escape(f'separator: "{sign.strip() or " "}"')):
+            own(MULTI, FILES, clips=text)
+
+
+@pytest.mark.parametrize("labels", [("dog bark", "rain", "cat", "wind"), ("air conditioner", "car horn", "x", "y")])
+def test_labels_of_several_words_are_no_forgotten_separator(own, recwarn, labels):
+    rows = "".join(f"{n}.wav,{label},{(n + 1) // 2}\n" for n, label in enumerate(labels, 1))
+    assert own(MULTI, FILES, clips="path,label,fold\n" + rows).classes == tuple(sorted(labels))
+    assert not recwarn.list
+
+
+def test_a_second_separator_is_said_and_a_stated_one_is_believed(own, recwarn):
+    text = 'path,label,fold\n1.wav,"a,b",1\n2.wav,a;b,1\n3.wav,a,2\n4.wav,b,2\n'
+    with pytest.warns(UserWarning, match=r'separator: ";"'):
+        own(MULTI, FILES, clips=text)
+    with pytest.warns(UserWarning, match="are split by ',' only"):
+        task = own(MULTI + "options: {separator: ','}\n", FILES, clips=text.replace('"a,b"', "a"))
+    assert task.classes == ("a", "a;b", "b")
+
+
+def test_names_that_differ_in_capitals_only_are_said(own, recwarn):
+    text = "path,label,fold,group\n1.wav,dog,1,Jos\u00e9\n2.wav,cat,1,eve\n3.wav,Dog,2,jOS\u00c9\n4.wav,cat,2,ann\n"
+    own(FOLDS, FILES, clips=text)
+    told = " ".join(str(warning.message) for warning in recwarn)
+    assert "Dog and dog" in told
+    assert "Jos\u00e9 and jOS\u00c9" in told

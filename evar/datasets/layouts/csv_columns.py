@@ -86,7 +86,7 @@ def read(root: Path, card: Card) -> DataFrame:
     else:
         clips["split"] = own_values.parts(rows[part], options["parts"], where)
     if group is not None:
-        forms = own_values.one_form(rows[group], "groups", where)
+        forms = own_values.one_form(rows[group], "groups", where) if group != PATH else {}
         clips["group"] = rows[group].map(lambda name: forms.get(name, name))
     clips = _with_labels(clips, rows[options["label"]], where, card)
     if times is not None:
@@ -155,21 +155,32 @@ def _with_labels(clips: DataFrame, cells: Series, where: str, card: Card) -> Dat
         )
     forgotten = own_values.forgotten_separator(cells, separator, bool(stated))
     if forgotten is not None:
-        example = next(cell for cell in cells if forgotten in cell)
-        if card.multilabel:
-            raise EvarError(
-                f"{where}: no label is split by {separator!r}, and many hold {forgotten!r}, such as {example[:60]!r}; say "
-                f'`options: {{separator: "{forgotten}"}}`, or `separator: "{separator}"` where that is meant to be one label'
-            )
-        warnings.warn(
-            f"{where}: labels such as {example[:60]!r} look like several in one cell and are taken as one; if they are "
-            f'several, say `multilabel: true`, `metric: mAP` and `options: {{separator: "{forgotten}"}}`'
-        )
+        _say_separator(*forgotten, next(cell for cell in cells if forgotten[0] in cell), separator, where)
     known = card.classes if isinstance(card.classes, tuple) else ()
     split = [[label.strip() for label in text.split(separator)] if separator else [text] for text in cells]
     forms = own_values.one_form((label for labels in split for label in labels), "labels", where, known)
     named = [tuple(dict.fromkeys(forms.get(label, label) for label in labels if label)) for labels in split]
     return clips.assign(labels=named) if card.multilabel else clips.assign(label=[labels[0] for labels in named])
+
+
+def _say_separator(sign: str, is_sure: bool, example: str, used: str, where: str) -> None:
+    """Error or warning: label cells are not split at `sign`, and seem to hold several labels."""
+    option = f'`options: {{separator: "{sign}"}}`'
+    if not used:
+        warnings.warn(
+            f"{where}: labels such as {example[:60]!r} look like several in one cell and are taken as one; if they are "
+            f"several, say `multilabel: true`, `metric: mAP` and {option}"
+        )
+    elif not is_sure:
+        warnings.warn(
+            f"{where}: labels hold {sign!r}, such as {example[:60]!r}, and are split by {used!r} only; if {sign!r} stands "
+            f'between labels, say {option}, where there is but one sign; else `separator: "{used}"` says that all is well'
+        )
+    else:
+        one = ', or `separator: ","` where that is meant to be one label' if sign != "," else ""
+        raise EvarError(
+            f"{where}: no label is split by {used!r}, and many hold {sign!r}, such as {example[:60]!r}; say {option}{one}"
+        )
 
 
 def _merged(clips: DataFrame, where: str) -> DataFrame:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evar.datasets import name_pattern
 from evar.datasets.card import find_split_file
-from evar.datasets.own_values import fold_number, plain_number
+from evar.datasets.own_values import empty_value, fold_number, plain_number
 from evar.datasets.part_words import part_of
 from evar.datasets.tables import (
     clean,
@@ -129,7 +129,7 @@ def _paths(entries: Series, path: Path, root: Path, card: Card) -> Series:
     found = []
     for line, entry in entries.items():
         if not entry:
-            raise EvarError(f"{path}: row {line} has no {entries.name}")
+            raise empty_value(f"{path}: row {line}", str(entries.name), int((entries == "").sum()))
         inside = relative(entry, f"{path}: row {line}", root)
         if not is_absolute(entry):
             inside = folder + inside

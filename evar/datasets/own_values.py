@@ -182,6 +182,28 @@ def forgotten_separator(cells: Iterable[str], used: str, stated: bool) -> tuple[
     return maybe
 
 
+def empty_value(row: str, name: str, n_rows: int) -> EvarError:
+    """The error for rows without a value in the column `name`; `row` says which is the first."""
+    more = f" (so have {n_rows} rows in all)" if n_rows > 1 else ""
+    return EvarError(
+        f"{row} has no {name}{more}; fill it in there, or take the row out of the list, or leave such rows out by another "
+        "column: `options: {where: {COLUMN: VALUE}}`"
+    )
+
+
+def two_labels(ids: Series, labels: Series) -> str:
+    """`: x has the labels a and b; ...` where an id comes with different labels, and what to say then; else ""."""
+    kinds = labels.groupby(ids.to_numpy(), sort=False).nunique()
+    if not (kinds > 1).any():
+        return ""
+    name = kinds.index[kinds > 1][0]
+    found = list(dict.fromkeys(labels[(ids == name).to_numpy()]))
+    return (
+        f": {shown(name)} has the labels {' and '.join(map(shown, found[:4]))}; if clips have several labels, say "
+        "`multilabel: true` and `metric: mAP` in the card, else correct the wrong rows"
+    )
+
+
 # --- times -----------------------------------------------------------------------------------------------------------
 
 

@@ -105,7 +105,12 @@ def read_table(path: Path, wanted: Sequence[str], delimiter: str = "", header: S
     for line, row in rows:
         if len(row) != len(names):
             has = f"`columns` of the card's options {len(names)}" if header else f"the header has {len(names)}"
-            raise EvarError(f"{path}: row {line} has {len(row)} values, {has}")
+            mend = (
+                "quote a value that holds the sign between the columns"
+                if len(row) > len(names)
+                else "add what is missing"
+            )
+            raise EvarError(f"{path}: row {line} has {len(row)} values, {has}; {mend}, or {_CORRECT}")
     return pd.DataFrame([row for _, row in rows], columns=names, dtype=str, index=[line for line, _ in rows])
 
 

@@ -246,8 +246,10 @@ def _checked(clips: DataFrame, root: Path, card: Card) -> DataFrame:
             raise EvarError(f"{card.name}: {len(empty)} clips in {root} have no {name}: {first_names(empty)}")
     twice = clips["clip_id"][clips["clip_id"].duplicated()]
     if len(twice):
+        labels = "" if card.multilabel else own_values.two_labels(clips["clip_id"], clips["label"])
         raise EvarError(
-            f"{card.name}: {len(twice)} clips occur twice in {root}: {first_names(twice)}; keep one of each"
+            f"{card.name}: {twice.nunique()} clips occur twice in {root}"
+            f"{labels or f': {first_names(twice)}; keep one of each'}"
         )
     where = f"{card.name}: {root}"
     if card.split == "folds":
@@ -337,7 +339,13 @@ def _classes(clips: DataFrame, root: Path, card: Card, is_subset: bool) -> tuple
         classes = tuple(sorted({name for value in train for name in (value if card.multilabel else (value,))}))
     unknown_labels = sorted(every - set(classes))
     if unknown_labels:
-        raise EvarError(f"{card.name}: {root} has labels that are no class of it: {first_names(unknown_labels)}")
+        named = first_names(unknown_labels)
+        if not isinstance(card.classes, tuple) and not card.is_official:
+            raise EvarError(
+                f"{card.name}: {root} has no training clip of the label {named}, and clips of it in other parts; move some "
+                f"of them to train, or leave them out{_leave_out(card, unknown_labels)}"
+            )
+        raise EvarError(f"{card.name}: {root} has labels that are no class of it: {named}")
     unused = [] if is_subset else [name for name in classes if name not in every]
     if unused:
         raise EvarError(f"{card.name}: {root} has no clip of {first_names(unused)}, which the card has as class")
@@ -347,6 +355,15 @@ def _classes(clips: DataFrame, root: Path, card: Card, is_subset: bool) -> tuple
     if len(classes) < 2:
         raise EvarError(f"{card.name}: {root} has {len(classes)} class; a task needs two")
     return classes
+
+
+def _leave_out(card: Card, labels: list[str]) -> str:
+    """How rows of `labels` are left out, where the card's layout has an option for that."""
+    if card.layout != "csv_columns" or card.multilabel:
+        return ""
+    words = ", ".join(f"'!{label}'" for label in labels[:3]) + (", ..." if len(labels) > 3 else "")
+    column = card.options.get("label", "label")
+    return f": `options: {{where: {{{column}: {words if len(labels) == 1 else f'[{words}]'}}}}}`"
 
 
 def _with_fingerprint(task: Task) -> Task:

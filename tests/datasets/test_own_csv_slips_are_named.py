@@ -71,3 +71,52 @@ def test_names_that_differ_in_capitals_only_are_said(own, recwarn):
     told = " ".join(str(warning.message) for warning in recwarn)
     assert "Dog and dog" in told
     assert "Jos\u00e9 and jOS\u00c9" in told
+
+
+def test_one_clip_with_two_labels_names_both_and_multilabel(own):
+    text = "path,start,end,label,fold\n1.wav,0,1,a,1\n1.wav,0,1,b,1\n2.wav,0,1,a,2\n2.wav,1,2,b,2\n"
+    with pytest.raises(EvarError, match=r"1#0-1 has the labels a and b; .*`multilabel: true`"):
+        own(FOLDS + "options: {start: start, stop: end}\n", FILES, clips=text)
+    with pytest.raises(EvarError, match=r"1.wav has the labels a and b; .*`multilabel: true`"):
+        own(FOLDS, FILES, clips="path,label,fold\n1.wav,a,1\n1.wav,b,1\n2.wav,a,2\n")
+    with pytest.raises(EvarError, match=r"occur twice: 1.wav; keep one row of each"):
+        own(FOLDS, FILES, clips="path,label,fold\n1.wav,a,1\n1.wav,a,1\n2.wav,b,2\n")
+
+
+def test_a_column_of_lengths_is_no_end_of_a_segment(own):
+    text = "path,start,duration,label,fold\n" + "".join(f"{k}.wav,0,1,a,{k}\n{k}.wav,1,2,b,{k}\n" for k in (1, 2))
+    compute = r"compute a column stop = start \+ duration"
+    with pytest.raises(EvarError, match=compute):
+        own(FOLDS, FILES, clips=text)
+    for options in ("start: start", "start: start, stop: duration"):
+        with pytest.warns(UserWarning, match=compute):
+            own(FOLDS + f"options: {{{options}}}\n", FILES, clips=text)
+
+
+@pytest.mark.parametrize(("option", "mend"), [("separator: ';'", "say `multilabel: true`"), ("key: id", "say `join`")])
+def test_an_option_without_effect_says_what_it_lacks(own, option, mend):
+    with pytest.raises(EvarError, match=f"has no effect.*; remove it, or {mend}$"):
+        own(FOLDS + f"options: {{{option}}}\n", FILES, clips="path,label,fold\n1.wav,a,1\n")
+
+
+@pytest.mark.parametrize(
+    ("row", "mend"),
+    [
+        ("2.wav,b,1,", r"row 3 has no group; fill it in there.*where"),
+        ("2.wav,,1,s", r"row 3 has no label; fill it in there.*where"),
+        (",b,1,s", r"row 3 has no path; fill it in there.*where"),
+        ("2.wav,b,c,1,s", r"has 5 values, the header has 4; quote a value"),
+        ("2.wav,b", r"has 2 values, the header has 4; add what is missing"),
+    ],
+)
+def test_a_row_that_lacks_something_says_what_to_do(own, row, mend):
+    with pytest.raises(EvarError, match=mend):
+        own(FOLDS, FILES, clips=f"path,label,fold,group\n1.wav,a,1,s\n{row}\n")
+
+
+def test_a_label_without_training_clips_is_named_with_ways_out(own):
+    text = "path,label,split\n1.wav,a,train\n2.wav,c,train\n3.wav,b,test\n4.wav,a,test\n"
+    with pytest.raises(EvarError, match=r"no training clip of the label b.*where: \{label: '!b'\}"):
+        own(PARTS, FILES, clips=text)
+    with pytest.warns(UserWarning, match="leaves out 1 of 4"):
+        assert own(PARTS + "options: {where: {label: '!b'}}\n", FILES, clips=text).classes == ("a", "c")

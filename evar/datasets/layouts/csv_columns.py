@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ OPTIONS = {
 TYPES = {"file": (str, dict)}
 SPELLINGS = {"end": "stop"}
 _TIMES = (("start", "stop"), ("start", "end"))  # columns that are taken where files come more than once
+_LIKE_LENGTHS = r"(?:(?:segment|clip|event)[ _]?)?(?:dur|duration|len|length)(?:[ _]?(?:s|sec|secs|seconds))?"
 _LIKE_TIMES = ("start", "stop", "end", "onset", "offset", "begin", "start_time", "end_time", "tmin", "tmax")
 
 
@@ -54,12 +56,21 @@ def idle(card: Card) -> str | None:
     given = card.options
     pairs = {
         "file": (card.split_file is not None, "the card's `split_file` is read in its place"),
-        "separator": (not card.multilabel, "it splits the labels of cards with `multilabel: true`"),
-        "key": (not given.get("join"), "it is a column of the table that `join` names"),
+        "separator": (
+            not card.multilabel,
+            "it stands between labels, and the card has one label per clip",
+        ),
+        "key": (not given.get("join"), "it names a column of a second table, which `join: NAME` brings"),
         "part": (isinstance(given.get("file"), dict), "`file` gives one list for each part"),
     }
+    lone = {"separator": "remove it, or say `multilabel: true`", "key": "remove it, or say `join`"}
     return next(
-        (f"{key!r} has no effect: {why}" for key, (is_idle, why) in pairs.items() if key in given and is_idle), None
+        (
+            f"{key!r} has no effect: {why}; {lone.get(key, 'remove one of the two')}"
+            for key, (is_idle, why) in pairs.items()
+            if key in given and is_idle
+        ),
+        None,
     )
 
 
@@ -118,7 +129,7 @@ def _where(rows: DataFrame) -> str:
 def _require(rows: DataFrame, name: str) -> None:
     empty = rows[rows[name] == ""]
     if len(empty):
-        raise EvarError(f"{empty[SOURCE].iloc[0]}: row {empty[LINE].iloc[0]} has no {name}")
+        raise own_values.empty_value(f"{empty[SOURCE].iloc[0]}: row {empty[LINE].iloc[0]}", name, len(empty))
 
 
 def _group_column(rows: DataFrame, where: str, card: Card) -> str | None:
@@ -207,6 +218,11 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
     for name, option in ((start, "start"), (stop, "stop")):
         if name is not None and name not in rows:
             raise no_column(rows, where, name, option, card)
+    lengths = [name for name in rows.columns if re.fullmatch(_LIKE_LENGTHS, name, re.IGNORECASE)]
+    if stop in lengths and start is not None:
+        warnings.warn(f"{where}: {stop} is read as the time in the file at which a segment ends{_length_hint([stop])}")
+    if start is not None and stop is None and lengths:
+        warnings.warn(f"{where}: without `stop`, segments go to the end of the file{_length_hint(lengths)}")
     if start is not None or stop is not None:
         return start, stop
     files = rows[PATH]
@@ -231,9 +247,20 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
     like = [name for name in rows.columns if name.lower().replace(" ", "_") in _LIKE_TIMES]
     times = f"; the columns {', '.join(like)} may be times" if like else ""
     twice = files[files.duplicated()].unique()
+    labels = own_values.two_labels(files, rows[options["label"]]) or f": {first_names(twice)}; keep one row of each"
     raise EvarError(
-        f"{where}: {len(twice)} clips occur twice: {first_names(twice)}; keep one row of each, or for segments of longer "
-        f"files name the columns of their times in seconds: `options: {{start: COLUMN, stop: COLUMN}}`{times}"
+        f"{where}: {len(twice)} clips occur twice{labels}, or for segments of longer files name the columns of their times "
+        f"in seconds: `options: {{start: COLUMN, stop: COLUMN}}`{times}{_length_hint(lengths)}"
+    )
+
+
+def _length_hint(lengths: list[str]) -> str:
+    """What to do with columns of a segment's length, which evar does not read."""
+    if not lengths:
+        return ""
+    return (
+        f"; if {lengths[0]} is a segment's length, compute a column stop = start + {lengths[0]} and name that: "
+        "`options: {start: start, stop: stop}`"
     )
 
 

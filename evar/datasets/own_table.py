@@ -43,6 +43,7 @@ def read_rows(root: Path, card: Card, part: str, wanted: Sequence[str]) -> DataF
     tables = []
     for name, path in list_files(root, card).items():
         table = read_table(path, wanted, options["delimiter"], options["columns"])
+        table = _in_capitals_of(wanted, table, path, options["pattern"])
         if options["path"] not in table:
             raise no_column(table, path, options["path"], "path", card)
         table[PATH] = _paths(table[options["path"]], path, root, card)
@@ -84,6 +85,20 @@ def _check_own_part(words: Series, name: str, path: Path, card: Card) -> None:
             f"{other.index[0]}), and `options: {{file: ...}}` in {_card(card)} says {name}; correct or remove the column "
             "there, or name one list with all rows by `options: {file: NAME}`"
         )
+
+
+def _in_capitals_of(wanted: Sequence[str], table: DataFrame, path: Path, pattern: str) -> DataFrame:
+    """The table with `Path` as `path` where only the capitals of one column differ from a name that is looked for."""
+    names = {}
+    for name in wanted:
+        alike = [column for column in table.columns if column.casefold() == name.casefold()]
+        if len(alike) == 1 and alike[0] != name and f"(?P<{name}>" not in pattern:
+            names[alike[0]] = name
+    if names:
+        warnings.warn(
+            f"{path}: columns {', '.join(map(shown, names))} are taken as {', '.join(map(shown, names.values()))}"
+        )
+    return table.rename(columns=names)
 
 
 def list_files(root: Path, card: Card) -> dict[str, Path]:
@@ -147,6 +162,8 @@ def _joined(rows: DataFrame, every: Series, root: Path, card: Card, wanted: Sequ
     options = card.options
     path = _beside(root, card, options["join"], "join")
     other = read_table(path, [options["key"] or options["path"], *wanted], options["delimiter"])
+    missing = [name for name in wanted if name not in rows and name != options["path"]]
+    other = _in_capitals_of([options["key"] or options["path"], *missing], other, path, options["pattern"])
     key = next((name for name in (options["key"], options["path"], "path") if name and name in other), None)
     if key is None or (options["key"] and key != options["key"]):
         raise EvarError(

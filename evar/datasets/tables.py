@@ -149,7 +149,11 @@ def _delimiter(path: Path, text: str, wanted: Sequence[str], n_columns: int) -> 
             found = [clean(value) for value in next(csv.reader([first], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        fit = (len(found) == n_columns, 0) if n_columns else (len(set(wanted) & set(found)), 0)
+        fit = (
+            (len(found) == n_columns, 0)
+            if n_columns
+            else (len(set(wanted) & set(found)), len(_folded(wanted) & _folded(found)))
+        )
         if most is None or fit > most:
             best, most = delimiter, fit
     if best != ",":
@@ -159,6 +163,10 @@ def _delimiter(path: Path, text: str, wanted: Sequence[str], n_columns: int) -> 
             f'{path}: read with {name} between the columns (`options: {{delimiter: "{option}"}}` in its card says so)'
         )
     return best
+
+
+def _folded(names: Iterable[str]) -> set[str]:
+    return {name.casefold() for name in names}
 
 
 def read_list(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from evar.audio.pointers import missing_link
 from evar.datasets import layouts, own_values
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
-from evar.datasets.on_disk import Folders
+from evar.datasets.on_disk import Folders, other_capitals
 from evar.datasets.tables import (
     SYNTHETIC_FILE,
     clean,
@@ -155,7 +155,8 @@ def _loaded(card: Card, root: str | os.PathLike | None, data: Sequence[str], par
         clips, missing = resolve_files(clips, root)
     except OSError as error:
         raise EvarError(f"{card.name}: cannot read {error.filename or root}: {error.strerror}") from None
-    links = dangling(root, clips["path"][clips["clip_id"].isin(set(missing))]) if missing else ""
+    absent = clips["path"][clips["clip_id"].isin(set(missing))]
+    links = (dangling(root, absent) or other_capitals(root, absent)) if missing else ""
     if len(missing) == len(clips):
         raise EvarError(
             f"{card.name}: {root} holds no audio file of its {len(clips)} clips (the first is {clips['path'][0]}); "

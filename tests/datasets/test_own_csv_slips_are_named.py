@@ -120,3 +120,25 @@ def test_a_label_without_training_clips_is_named_with_ways_out(own):
         own(PARTS, FILES, clips=text)
     with pytest.warns(UserWarning, match="leaves out 1 of 4"):
         assert own(PARTS + "options: {where: {label: '!b'}}\n", FILES, clips=text).classes == ("a", "c")
+
+
+@pytest.mark.parametrize("sign", [",", ";"])
+def test_a_header_in_other_capitals_is_read_and_said(own, sign):
+    text = "Path,LABEL,Fold\n1.wav,a,1\n2.wav,b,1\n3.wav,a,2\n4.wav,b,2\n".replace(",", sign)
+    with pytest.warns(UserWarning, match="columns Path, LABEL, Fold are taken as path, label, fold"):
+        assert own(FOLDS, FILES, clips=text).classes == ("a", "b")
+    twice = "path,label,Fold,FOLD\n1.wav,a,1,1\n2.wav,b,2,2\n"
+    with pytest.raises(EvarError, match="column fold is missing; found path, label, Fold, FOLD"):
+        own(FOLDS, FILES, clips=twice)
+
+
+def test_an_extension_without_its_dot_is_refused(own):
+    with pytest.raises(EvarError, match=r"'extension': expected it with its dot, \".wav\", found 'wav'"):
+        own(FOLDS + "options: {extension: wav}\n", FILES, clips="path,label,fold\n1,a,1\n2,b,2\n")
+
+
+@pytest.mark.parametrize("second", ["S/A2.WAV", "2.wav"])
+def test_files_in_other_capitals_are_named(own, second):
+    text = f"path,label,fold\nS/A1.WAV,a,1\n{second},b,2\n"
+    with pytest.raises(EvarError, match=r"S/A1.WAV is there as s/a1.wav: capitals count"):
+        own(FOLDS, ["s/a1.wav", "s/a2.wav", "2.wav"], clips=text)

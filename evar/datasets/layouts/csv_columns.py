@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evar.audio.listing import AUDIO_EXTENSIONS
 from evar.datasets import own_values
 from evar.datasets.own_table import LINE, PATH, SOURCE, no_column, read_rows
 from evar.datasets.recognise import holds_listed_files
@@ -111,6 +112,10 @@ def _check(card: Card) -> None:
     if len(options["delimiter"]) > 1 or options["delimiter"] in ('"', "\n", "\r", " "):
         raise EvarError(
             f'{where}: \'delimiter\': expected one sign, such as ";" or "\\t", found {options["delimiter"]!r}'
+        )
+    if "." + options["extension"].lower() in AUDIO_EXTENSIONS:
+        raise EvarError(
+            f"{where}: 'extension': expected it with its dot, \".{options['extension']}\", found {options['extension']!r}"
         )
     if isinstance(options["file"], dict) and not options["file"]:
         raise EvarError(f"{where}: 'file': expected a list for each part, such as {{train: train.csv, test: test.csv}}")

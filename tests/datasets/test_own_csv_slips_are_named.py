@@ -91,6 +91,10 @@ def test_a_column_of_lengths_is_no_end_of_a_segment(own):
     for options in ("start: start", "start: start, stop: duration"):
         with pytest.warns(UserWarning, match=compute):
             own(FOLDS + f"options: {{{options}}}\n", FILES, clips=text)
+    with pytest.warns(UserWarning, match=compute):
+        own(MULTI, FILES, clips=text)
+    with pytest.warns(UserWarning, match=compute):
+        own(FOLDS, FILES, clips="path,start,duration,label,fold\n1.wav,0,1,a,1\n2.wav,1,2,b,2\n")
 
 
 @pytest.mark.parametrize(("option", "mend"), [("separator: ';'", "say `multilabel: true`"), ("key: id", "say `join`")])

@@ -230,6 +230,10 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
         warnings.warn(f"{where}: without `stop`, segments go to the end of the file{_length_hint(lengths)}")
     if start is not None or stop is not None:
         return start, stop
+    like = [name for name in rows.columns if name.lower().replace(" ", "_") in _LIKE_TIMES]
+    hint = "for segments of longer files name the columns of their times in seconds: `options: {start: COLUMN, stop: COLUMN}`"
+    if like:
+        hint += f" (such as {', '.join(like)}?){_length_hint(lengths)}"
     files = rows[PATH]
     if not files.duplicated().any():
         if pair := next(
@@ -239,6 +243,8 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
                 f"{where}: each file comes once, so that the columns `{pair[0]}` and `{pair[1]}` are not used and clips are "
                 f"whole files; where they are seconds of segments, say `options: {{start: {pair[0]}, stop: {pair[1]}}}`"
             )
+        elif len(like) > 1 or (like and lengths):
+            warnings.warn(f"{where}: each file comes once and clips are whole files; {hint}")
         return None
     for pair in _TIMES:
         if all(name in rows for name in pair):
@@ -248,14 +254,16 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
             )
             return pair
     if card.multilabel:  # one row for each label
+        if len(like) > 1 or (like and lengths):
+            warnings.warn(f"{where}: files come more than once and clips are whole files; {hint}")
         return None
-    like = [name for name in rows.columns if name.lower().replace(" ", "_") in _LIKE_TIMES]
-    times = f"; the columns {', '.join(like)} may be times" if like else ""
     twice = files[files.duplicated()].unique()
     labels = own_values.two_labels(files, rows[options["label"]]) or f": {first_names(twice)}; keep one row of each"
+    said = f"{len(twice)} clips occur twice"
     raise EvarError(
-        f"{where}: {len(twice)} clips occur twice{labels}, or for segments of longer files name the columns of their times "
-        f"in seconds: `options: {{start: COLUMN, stop: COLUMN}}`{times}{_length_hint(lengths)}"
+        f"{where}: {said}; {hint}; otherwise{labels.removeprefix(':')}"
+        if like
+        else f"{where}: {said}{labels}, or {hint}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from evar.audio import listing
 from evar.audio.listing import Listing, counted, list_audio, shortened
 from evar.audio.pointers import missing_link
+from evar.datasets.own_values import near_names
 from evar.datasets.tables import SYNTHETIC_FILE, without_extension
 from evar.errors import EvarError, unknown
 
@@ -93,11 +94,7 @@ class ClassFolders:
             self._notes.append(f"{counted(what, len(names))} ({shortened(names)})")
 
     def _near_names(self, labels: set[str]) -> None:
-        near: dict[str, list[str]] = {}
-        for label in sorted(labels):
-            near.setdefault(label.casefold(), []).append(label)
-        alike = [" and ".join(names) for names in near.values() if len(names) > 1]
-        if alike:
+        if alike := near_names(labels):
             warnings.warn(f"{self.task}: {self.root}: classes that differ in capitals only: {shortened(alike)}")
 
     def kept(self, names: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,25 @@ class Folders:
         if folder not in self._names:
             self._names[folder] = _list(self._root / folder)
         return self._names[folder]
+
+
+def other_capitals(root: Path, paths: Iterable[str]) -> str:
+    """Which of the first missing `paths` is there in other capitals, and what to do; "" where none is."""
+    for path in list(paths)[:20]:
+        there = ""
+        for piece in path.split("/"):
+            try:
+                names = sorted(os.listdir(root / there))
+            except OSError:
+                names = []
+            wanted = without_extension(clean(piece)).casefold()
+            found = next((name for name in names if without_extension(clean(name)).casefold() == wanted), None)
+            if found is None:
+                break
+            there = _below(there, found)
+        else:
+            return f"{path} is there as {there}: capitals count, write the names as they are on the disk"
+    return ""
 
 
 def _below(folder: str, name: str) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from evar.datasets import name_pattern
 from evar.datasets.card import find_split_file
-from evar.datasets.own_values import plain_number
+from evar.datasets.own_values import empty_value, fold_number, plain_number
+from evar.datasets.part_words import part_of
 from evar.datasets.tables import (
     clean,
     columns_of,
@@ -42,22 +43,62 @@ def read_rows(root: Path, card: Card, part: str, wanted: Sequence[str]) -> DataF
     tables = []
     for name, path in list_files(root, card).items():
         table = read_table(path, wanted, options["delimiter"], options["columns"])
+        table = _in_capitals_of(wanted, table, path, options["pattern"])
         if options["path"] not in table:
             raise no_column(table, path, options["path"], "path", card)
         table[PATH] = _paths(table[options["path"]], path, root, card)
         table[SOURCE] = str(path)
+        if name and part in table:
+            _check_own_part(table[part], str(name), path, card)
         tables.append(table if not name else table.assign(**{part: name}))
     rows = tables[0] if len(tables) == 1 else pd.concat(tables, join="outer").fillna("")
     rows = rows.reset_index(names=LINE)
-    if options["join"]:
-        rows = _joined(rows, root, card, wanted)
+    n_rows, where = len(rows), options["where"]
+    if options["join"]:  # what the first list itself leaves out needs no row in the second
+        first = {column: asked for column, asked in where.items() if column in rows}
+        every, where = rows[PATH], {column: asked for column, asked in where.items() if column not in first}
+        rows = _joined(_kept(rows, first, card), every, root, card, wanted)
     if options["pattern"]:
         found = name_pattern.columns(options["pattern"], rows[PATH].map(without_extension).tolist(), _card(card))
         for name, values in found.items():
             if name in rows:
                 raise EvarError(f"{_card(card)}: `pattern` gives {name}, which is a column of the csv too; rename one")
             rows[name] = values
-    return _kept(rows, card) if options["where"] else rows
+    rows = _kept(rows, where, card)
+    if options["where"]:
+        _say_left_out(n_rows, n_rows - len(rows), card)
+    return rows
+
+
+def _check_own_part(words: Series, name: str, path: Path, card: Card) -> None:
+    """EvarError where a list's own column of parts or folds says otherwise than the card's `file` does."""
+    given = card.options["parts"]
+
+    def meant(word: str) -> str:
+        fold = fold_number(str(given.get(word, word)))
+        return str(given.get(word) or part_of(word) or word) if fold is None else str(fold)
+
+    other = words[(words != "") & (words.map(meant) != meant(name))]
+    if len(other):
+        raise EvarError(
+            f"{path}: its own column {words.name} says {shown(other.iloc[0])} in {len(other)} of {len(words)} rows (row "
+            f"{other.index[0]}), and `options: {{file: ...}}` in {_card(card)} says {name}; correct or remove the column "
+            "there, or name one list with all rows by `options: {file: NAME}`"
+        )
+
+
+def _in_capitals_of(wanted: Sequence[str], table: DataFrame, path: Path, pattern: str) -> DataFrame:
+    """The table with `Path` as `path` where only the capitals of one column differ from a name that is looked for."""
+    names = {}
+    for name in wanted:
+        alike = [column for column in table.columns if column.casefold() == name.casefold()]
+        if len(alike) == 1 and alike[0] != name and f"(?P<{name}>" not in pattern:
+            names[alike[0]] = name
+    if names:
+        warnings.warn(
+            f"{path}: columns {', '.join(map(shown, names))} are taken as {', '.join(map(shown, names.values()))}"
+        )
+    return table.rename(columns=names)
 
 
 def list_files(root: Path, card: Card) -> dict[str, Path]:
@@ -103,7 +144,7 @@ def _paths(entries: Series, path: Path, root: Path, card: Card) -> Series:
     found = []
     for line, entry in entries.items():
         if not entry:
-            raise EvarError(f"{path}: row {line} has no {entries.name}")
+            raise empty_value(f"{path}: row {line}", str(entries.name), int((entries == "").sum()))
         inside = relative(entry, f"{path}: row {line}", root)
         if not is_absolute(entry):
             inside = folder + inside
@@ -114,11 +155,15 @@ def _paths(entries: Series, path: Path, root: Path, card: Card) -> Series:
 # --- two tables ------------------------------------------------------------------------------------------------------
 
 
-def _joined(rows: DataFrame, root: Path, card: Card, wanted: Sequence[str]) -> DataFrame:
-    """The rows with the columns of the second csv, found by the clip's path; each clip stands there once."""
+def _joined(rows: DataFrame, every: Series, root: Path, card: Card, wanted: Sequence[str]) -> DataFrame:
+    """The rows with the columns of the second csv, found by the clip's path; each clip stands there once.
+
+    `every` are the paths of the first list with those that it leaves out itself."""
     options = card.options
     path = _beside(root, card, options["join"], "join")
     other = read_table(path, [options["key"] or options["path"], *wanted], options["delimiter"])
+    missing = [name for name in wanted if name not in rows and name != options["path"]]
+    other = _in_capitals_of([options["key"] or options["path"], *missing], other, path, options["pattern"])
     key = next((name for name in (options["key"], options["path"], "path") if name and name in other), None)
     if key is None or (options["key"] and key != options["key"]):
         raise EvarError(
@@ -134,12 +179,12 @@ def _joined(rows: DataFrame, root: Path, card: Card, wanted: Sequence[str]) -> D
     if len(absent):
         raise EvarError(
             f"{path} has no row for {len(absent)} of {len(ids)} clips: {first_names(absent)}; add them there, or leave "
-            "them out with `options: {where: ...}` on a column of both"
+            "them out with `options: {where: {COLUMN: VALUE}}` on a column of the first list"
             if len(absent) < len(ids)
             else f"{path} has no row for any clip: its {key} is {shown(keys.iloc[0])}, that of the first list "
             f"{shown(ids.iloc[0])}"
         )
-    unused = len(set(other.index) - set(ids))
+    unused = len(set(other.index) - set(every.map(without_extension)))
     if unused:
         warnings.warn(f"{path}: {unused} of {len(other)} rows are of no clip in the first list and are left out")
     for name in other.columns:
@@ -155,32 +200,33 @@ def _joined(rows: DataFrame, root: Path, card: Card, wanted: Sequence[str]) -> D
 # --- rows left out ---------------------------------------------------------------------------------------------------
 
 
-def _kept(rows: DataFrame, card: Card) -> DataFrame:
+def _kept(rows: DataFrame, where: Mapping[str, Any], card: Card) -> DataFrame:
     """The rows for which every entry of `where` holds: {column: value or values}, `!value` for all others."""
-    keep = None
-    for column, asked in card.options["where"].items():
-        where = f"{_card(card)}: 'options': 'where': {column!r}"
+    keep = rows[PATH].notna()
+    for column, asked in where.items():
+        place = f"{_card(card)}: 'options': 'where': {column!r}"
         if column not in rows:
-            raise EvarError(f"{where}: no such column; found {columns_of(rows)}")
-        words = [_word(value, where) for value in (asked if isinstance(asked, list) else [asked])]
+            raise EvarError(f"{place}: no such column; found {columns_of(rows)}")
+        words = [_word(value, place) for value in (asked if isinstance(asked, list) else [asked])]
         unlike = [word.startswith("!") for word in words]
         if not words or any(unlike) != all(unlike):
-            raise EvarError(f"{where}: expected values to keep, or values with '!' to leave out, found {asked!r}")
+            raise EvarError(f"{place}: expected values to keep, or values with '!' to leave out, found {asked!r}")
         values = rows[column].map(lambda text: plain_number(text).lower())
         named = [clean(word.removeprefix("!")) for word in words]
         for word in named:
             if plain_number(word).lower() not in set(values):
                 found = sorted(set(rows[column]))
-                raise EvarError(f"{where}: no row has {word!r}; there are: {first_names(found, 8)}")
-        holds = values.isin({plain_number(word).lower() for word in named}) != unlike[0]
-        keep = holds if keep is None else keep & holds
-    left_out = int((~keep).sum())
-    if left_out == len(rows):
+                raise EvarError(f"{place}: no row has {word!r}; there are: {first_names(found, 8)}")
+        keep &= values.isin({plain_number(word).lower() for word in named}) != unlike[0]
+    if not keep.any():
         raise EvarError(f"{_card(card)}: 'options': 'where' leaves out all {len(rows)} rows")
-    if not left_out:
-        raise EvarError(f"{_card(card)}: 'options': 'where' leaves out none of {len(rows)} rows; remove it")
-    warnings.warn(f"{card.name}: `where` leaves out {left_out} of {len(rows)} rows")
     return rows[keep.to_numpy()].reset_index(drop=True)
+
+
+def _say_left_out(n_rows: int, n_left_out: int, card: Card) -> None:
+    if not n_left_out:
+        raise EvarError(f"{_card(card)}: 'options': 'where' leaves out none of {n_rows} rows; remove it")
+    warnings.warn(f"{card.name}: `where` leaves out {n_left_out} of {n_rows} rows")
 
 
 def _word(value: Any, where: str) -> str:

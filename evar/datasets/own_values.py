@@ -22,6 +22,12 @@ _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]*)?", re.ASCII)
 _SECONDS = re.compile(r"[0-9]+(?:[.,][0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|[.,][0-9]+", re.ASCII)
 
 
+def fold_number(word: str) -> int | None:
+    """The fold that a word is (`fold1`, `1.0`), or None."""
+    found = _FOLD.fullmatch(word)
+    return int(found[1]) if found else None
+
+
 def parts(words: Series, given: Mapping[str, Any], where: str, option: str = "parts") -> Series:
     """`train`, `valid` or `test` for each word: by the card's mapping `given`, else by what the word means anywhere."""
     for word, part in given.items():
@@ -127,35 +133,75 @@ def one_form(values: Iterable[str], what: str, where: str, known: Sequence[str] 
     if forms:
         pairs = [f"{text} and {number}" for text, number in forms.items()]
         warnings.warn(f"{where}: {what} {first_names(pairs)} are taken as one")
+    if alike := near_names(distinct - set(known)):
+        warnings.warn(f"{where}: {what} that differ in capitals only are taken as different: {first_names(alike)}")
     return forms
 
 
-SEPARATORS = (";", "|", ",", "/", "+", "&", " ")
+def near_names(names: Iterable[str]) -> list[str]:
+    """`Dog and dog` for names that differ in capitals only."""
+    near: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        near.setdefault(name.casefold(), []).append(name)
+    return [" and ".join(map(shown, alike)) for alike in near.values() if len(alike) > 1]
 
 
-def forgotten_separator(cells: Iterable[str], used: str, stated: bool) -> str | None:
-    """The separator that label cells seem to hold, where not one of them is split by `used`; None where all is well.
+SEPARATORS = (";", "|", ",", "/", "--", ":", "+", "&", " ")
+
+
+def forgotten_separator(cells: Iterable[str], used: str, stated: bool) -> tuple[str, bool] | None:
+    """The separator that label cells seem to hold beside `used`, and whether that is sure; None where all is well.
 
     `used` is empty for a card of one label per clip, `stated` says that the card names it. Evidence: pieces of the
     compound cells stand alone in other cells, or there are fewer different pieces than different cells. A space or a sign
-    inside of names (`air conditioner`, `R&B`) does not do that. Without a stated separator, two cells with `;` or `|` do.
+    inside of names (`air conditioner`, `R&B`) does not do that. Without a stated separator, any other sign may be one.
     """
     distinct = {cell for cell in cells if cell}
-    if used and any(used in cell for cell in distinct):
-        return None
+    split = bool(used) and any(used in cell for cell in distinct)
+    if split:
+        distinct = {piece.strip() for cell in distinct for piece in cell.split(used)} - {""}
+    maybe = None
     for separator in SEPARATORS:
-        compounds = [cell for cell in distinct if separator in cell]
+        compounds = [cell for cell in distinct if separator in cell.strip(separator)]
         if separator == used or not compounds:
             continue
         pieces = {piece.strip() for cell in compounds for piece in cell.split(separator)} - {""}
         alone = pieces & distinct
-        if not used or separator == " ":
-            told = len(alone) > 1 and len(alone) * 2 > len(pieces)
-        else:
-            told = bool(alone) or len(pieces | (distinct - set(compounds))) < len(distinct)
-        if told or (used and not stated and separator in ";|" and len(compounds) > 1):
-            return separator
-    return None
+        many = len(alone) > 1 and len(alone) * 2 > len(pieces)
+        if split:  # some cells hold `used`, others perhaps another
+            if many and separator != " ":
+                return separator, False
+            continue
+        fewer = len(pieces | (distinct - set(compounds))) < len(distinct)
+        if many or (used and separator != " " and (alone or fewer)):
+            return separator, bool(used) and not (stated and used == ",")
+        if used and not stated and separator in ";|" and len(compounds) > 1:
+            return separator, True
+        if used and not stated and (separator != " " or alone or fewer):
+            maybe = maybe or (separator, False)
+    return maybe
+
+
+def empty_value(row: str, name: str, n_rows: int) -> EvarError:
+    """The error for rows without a value in the column `name`; `row` says which is the first."""
+    more = f" (so have {n_rows} rows in all)" if n_rows > 1 else ""
+    return EvarError(
+        f"{row} has no {name}{more}; fill it in there, or take the row out of the list, or leave such rows out by another "
+        "column: `options: {where: {COLUMN: VALUE}}`"
+    )
+
+
+def two_labels(ids: Series, labels: Series) -> str:
+    """`: x has the labels a and b; ...` where an id comes with different labels, and what to say then; else ""."""
+    kinds = labels.groupby(ids.to_numpy(), sort=False).nunique()
+    if not (kinds > 1).any():
+        return ""
+    name = kinds.index[kinds > 1][0]
+    found = list(dict.fromkeys(labels[(ids == name).to_numpy()]))
+    return (
+        f": {shown(name)} has the labels {' and '.join(map(shown, found[:4]))}; if clips have several labels, say "
+        "`multilabel: true` and `metric: mAP` in the card, else correct the wrong rows"
+    )
 
 
 # --- times -----------------------------------------------------------------------------------------------------------

@@ -105,7 +105,12 @@ def read_table(path: Path, wanted: Sequence[str], delimiter: str = "", header: S
     for line, row in rows:
         if len(row) != len(names):
             has = f"`columns` of the card's options {len(names)}" if header else f"the header has {len(names)}"
-            raise EvarError(f"{path}: row {line} has {len(row)} values, {has}")
+            mend = (
+                "quote a value that holds the sign between the columns"
+                if len(row) > len(names)
+                else "add what is missing"
+            )
+            raise EvarError(f"{path}: row {line} has {len(row)} values, {has}; {mend}, or {_CORRECT}")
     return pd.DataFrame([row for _, row in rows], columns=names, dtype=str, index=[line for line, _ in rows])
 
 
@@ -144,7 +149,11 @@ def _delimiter(path: Path, text: str, wanted: Sequence[str], n_columns: int) -> 
             found = [clean(value) for value in next(csv.reader([first], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        fit = (len(found) == n_columns, 0) if n_columns else (len(set(wanted) & set(found)), 0)
+        fit = (
+            (len(found) == n_columns, 0)
+            if n_columns
+            else (len(set(wanted) & set(found)), len(_folded(wanted) & _folded(found)))
+        )
         if most is None or fit > most:
             best, most = delimiter, fit
     if best != ",":
@@ -154,6 +163,10 @@ def _delimiter(path: Path, text: str, wanted: Sequence[str], n_columns: int) -> 
             f'{path}: read with {name} between the columns (`options: {{delimiter: "{option}"}}` in its card says so)'
         )
     return best
+
+
+def _folded(names: Iterable[str]) -> set[str]:
+    return {name.casefold() for name in names}
 
 
 def read_list(path: Path) -> list[str]:

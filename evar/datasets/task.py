@@ -16,7 +16,7 @@ from evar.audio.pointers import missing_link
 from evar.datasets import layouts, own_values
 from evar.datasets.card import Card, find_card
 from evar.datasets.locate import locate
-from evar.datasets.on_disk import Folders
+from evar.datasets.on_disk import Folders, other_capitals
 from evar.datasets.tables import (
     SYNTHETIC_FILE,
     clean,
@@ -155,7 +155,8 @@ def _loaded(card: Card, root: str | os.PathLike | None, data: Sequence[str], par
         clips, missing = resolve_files(clips, root)
     except OSError as error:
         raise EvarError(f"{card.name}: cannot read {error.filename or root}: {error.strerror}") from None
-    links = dangling(root, clips["path"][clips["clip_id"].isin(set(missing))]) if missing else ""
+    absent = clips["path"][clips["clip_id"].isin(set(missing))]
+    links = (dangling(root, absent) or other_capitals(root, absent)) if missing else ""
     if len(missing) == len(clips):
         raise EvarError(
             f"{card.name}: {root} holds no audio file of its {len(clips)} clips (the first is {clips['path'][0]}); "
@@ -246,8 +247,10 @@ def _checked(clips: DataFrame, root: Path, card: Card) -> DataFrame:
             raise EvarError(f"{card.name}: {len(empty)} clips in {root} have no {name}: {first_names(empty)}")
     twice = clips["clip_id"][clips["clip_id"].duplicated()]
     if len(twice):
+        labels = "" if card.multilabel else own_values.two_labels(clips["clip_id"], clips["label"])
         raise EvarError(
-            f"{card.name}: {len(twice)} clips occur twice in {root}: {first_names(twice)}; keep one of each"
+            f"{card.name}: {twice.nunique()} clips occur twice in {root}"
+            f"{labels or f': {first_names(twice)}; keep one of each'}"
         )
     where = f"{card.name}: {root}"
     if card.split == "folds":
@@ -340,7 +343,13 @@ def _classes(clips: DataFrame, root: Path, card: Card, is_subset: bool) -> tuple
         classes = tuple(sorted({name for value in train for name in (value if card.multilabel else (value,))}))
     unknown_labels = sorted(every - set(classes))
     if unknown_labels:
-        raise EvarError(f"{card.name}: {root} has labels that are no class of it: {first_names(unknown_labels)}")
+        named = first_names(unknown_labels)
+        if not isinstance(card.classes, tuple) and not card.is_official:
+            raise EvarError(
+                f"{card.name}: {root} has no training clip of the label {named}, and clips of it in other parts; move some "
+                f"of them to train, or leave them out{_leave_out(card, unknown_labels)}"
+            )
+        raise EvarError(f"{card.name}: {root} has labels that are no class of it: {named}")
     unused = [] if is_subset else [name for name in classes if name not in every]
     if unused:
         raise EvarError(f"{card.name}: {root} has no clip of {first_names(unused)}, which the card has as class")
@@ -350,6 +359,15 @@ def _classes(clips: DataFrame, root: Path, card: Card, is_subset: bool) -> tuple
     if len(classes) < 2:
         raise EvarError(f"{card.name}: {root} has {len(classes)} class; a task needs two")
     return classes
+
+
+def _leave_out(card: Card, labels: list[str]) -> str:
+    """How rows of `labels` are left out, where the card's layout has an option for that."""
+    if card.layout != "csv_columns" or card.multilabel:
+        return ""
+    words = ", ".join(f"'!{label}'" for label in labels[:3]) + (", ..." if len(labels) > 3 else "")
+    column = card.options.get("label", "label")
+    return f": `options: {{where: {{{column}: {words if len(labels) == 1 else f'[{words}]'}}}}}`"
 
 
 def _with_fingerprint(task: Task) -> Task:

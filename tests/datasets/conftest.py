@@ -63,3 +63,24 @@ def rows():
 @pytest.fixture
 def card_text():
     return CARD
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Load a csv_columns task `mine` from its card, empty files and the texts of its tables."""
+
+    def load(card, files=(), **tables):
+        (tmp_path / "mine.yaml").write_text(f"name: mine\nseconds: 1\nlayout: csv_columns\n{card}")
+        root = tmp_path / "set"
+        root.mkdir(exist_ok=True)
+        for name in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+        for name, text in tables.items():
+            (root / f"{name}.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        from evar.datasets import load_task
+
+        return load_task("mine", root, tasks_dir=tmp_path)
+
+    load.root = tmp_path / "set"
+    return load

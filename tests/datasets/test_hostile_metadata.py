@@ -102,7 +102,7 @@ def test_no_test_part(mine, rows):
 
 def test_a_label_that_training_never_saw(mine, rows):
     mine.write_rows([*rows[:7], ("008.wav", "cow", "test", "s4")])
-    refused(mine, "no class of it: cow")
+    refused(mine, "no training clip of the label cow")
 
 
 def test_too_many_and_too_few_classes(mine, rows):

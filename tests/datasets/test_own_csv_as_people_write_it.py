@@ -16,23 +16,6 @@ PARTS = "split: parts\n"
 MULTI = FOLDS + "multilabel: true\nmetric: mAP\n"
 
 
-@pytest.fixture
-def own(tmp_path):
-    def load(card, files=(), **tables):
-        (tmp_path / "mine.yaml").write_text(f"name: mine\nseconds: 1\nlayout: csv_columns\n{card}")
-        root = tmp_path / "set"
-        root.mkdir(exist_ok=True)
-        for name in files:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).touch()
-        for name, text in tables.items():
-            (root / f"{name}.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load_task("mine", root, tasks_dir=tmp_path)
-
-    load.root = tmp_path / "set"
-    return load
-
-
 def rows(names="1234", head="path,label,fold", row="{n}.wav,{label},{fold}"):
     lines = [row.format(n=n, label="ab"[i % 2], fold=i // 2 % 2 + 1) for i, n in enumerate(names)]
     return "\n".join([head, *lines]) + "\n"

@@ -53,7 +53,7 @@ def options(card: Card, layout: ModuleType) -> dict[str, Any]:
             given[key] = _typed(value, given[key], where)
     without_effect = layout.idle(card) if hasattr(layout, "idle") else None
     if without_effect is not None:
-        raise EvarError(f"{card.path}: 'options': {without_effect}; remove one of the two")
+        raise EvarError(f"{card.path}: 'options': {without_effect}")
     return given
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evar.audio.listing import AUDIO_EXTENSIONS
 from evar.datasets import own_values
 from evar.datasets.own_table import LINE, PATH, SOURCE, no_column, read_rows
 from evar.datasets.recognise import holds_listed_files
@@ -40,6 +42,7 @@ OPTIONS = {
 TYPES = {"file": (str, dict)}
 SPELLINGS = {"end": "stop"}
 _TIMES = (("start", "stop"), ("start", "end"))  # columns that are taken where files come more than once
+_LIKE_LENGTHS = r"(?:(?:segment|clip|event)[ _]?)?(?:dur|duration|len|length)(?:[ _]?(?:s|sec|secs|seconds))?"
 _LIKE_TIMES = ("start", "stop", "end", "onset", "offset", "begin", "start_time", "end_time", "tmin", "tmax")
 
 
@@ -54,12 +57,21 @@ def idle(card: Card) -> str | None:
     given = card.options
     pairs = {
         "file": (card.split_file is not None, "the card's `split_file` is read in its place"),
-        "separator": (not card.multilabel, "it splits the labels of cards with `multilabel: true`"),
-        "key": (not given.get("join"), "it is a column of the table that `join` names"),
+        "separator": (
+            not card.multilabel,
+            "it stands between labels, and the card has one label per clip",
+        ),
+        "key": (not given.get("join"), "it names a column of a second table, which `join: NAME` brings"),
         "part": (isinstance(given.get("file"), dict), "`file` gives one list for each part"),
     }
+    lone = {"separator": "remove it, or say `multilabel: true`", "key": "remove it, or say `join`"}
     return next(
-        (f"{key!r} has no effect: {why}" for key, (is_idle, why) in pairs.items() if key in given and is_idle), None
+        (
+            f"{key!r} has no effect: {why}; {lone.get(key, 'remove one of the two')}"
+            for key, (is_idle, why) in pairs.items()
+            if key in given and is_idle
+        ),
+        None,
     )
 
 
@@ -86,7 +98,7 @@ def read(root: Path, card: Card) -> DataFrame:
     else:
         clips["split"] = own_values.parts(rows[part], options["parts"], where)
     if group is not None:
-        forms = own_values.one_form(rows[group], "groups", where)
+        forms = own_values.one_form(rows[group], "groups", where) if group != PATH else {}
         clips["group"] = rows[group].map(lambda name: forms.get(name, name))
     clips = _with_labels(clips, rows[options["label"]], where, card)
     if times is not None:
@@ -100,6 +112,10 @@ def _check(card: Card) -> None:
     if len(options["delimiter"]) > 1 or options["delimiter"] in ('"', "\n", "\r", " "):
         raise EvarError(
             f'{where}: \'delimiter\': expected one sign, such as ";" or "\\t", found {options["delimiter"]!r}'
+        )
+    if "." + options["extension"].lower() in AUDIO_EXTENSIONS:
+        raise EvarError(
+            f"{where}: 'extension': expected it with its dot, \".{options['extension']}\", found {options['extension']!r}"
         )
     if isinstance(options["file"], dict) and not options["file"]:
         raise EvarError(f"{where}: 'file': expected a list for each part, such as {{train: train.csv, test: test.csv}}")
@@ -118,7 +134,7 @@ def _where(rows: DataFrame) -> str:
 def _require(rows: DataFrame, name: str) -> None:
     empty = rows[rows[name] == ""]
     if len(empty):
-        raise EvarError(f"{empty[SOURCE].iloc[0]}: row {empty[LINE].iloc[0]} has no {name}")
+        raise own_values.empty_value(f"{empty[SOURCE].iloc[0]}: row {empty[LINE].iloc[0]}", name, len(empty))
 
 
 def _group_column(rows: DataFrame, where: str, card: Card) -> str | None:
@@ -155,21 +171,32 @@ def _with_labels(clips: DataFrame, cells: Series, where: str, card: Card) -> Dat
         )
     forgotten = own_values.forgotten_separator(cells, separator, bool(stated))
     if forgotten is not None:
-        example = next(cell for cell in cells if forgotten in cell)
-        if card.multilabel:
-            raise EvarError(
-                f"{where}: no label is split by {separator!r}, and many hold {forgotten!r}, such as {example[:60]!r}; say "
-                f'`options: {{separator: "{forgotten}"}}`, or `separator: "{separator}"` where that is meant to be one label'
-            )
-        warnings.warn(
-            f"{where}: labels such as {example[:60]!r} look like several in one cell and are taken as one; if they are "
-            f'several, say `multilabel: true`, `metric: mAP` and `options: {{separator: "{forgotten}"}}`'
-        )
+        _say_separator(*forgotten, next(cell for cell in cells if forgotten[0] in cell), separator, where)
     known = card.classes if isinstance(card.classes, tuple) else ()
     split = [[label.strip() for label in text.split(separator)] if separator else [text] for text in cells]
     forms = own_values.one_form((label for labels in split for label in labels), "labels", where, known)
     named = [tuple(dict.fromkeys(forms.get(label, label) for label in labels if label)) for labels in split]
     return clips.assign(labels=named) if card.multilabel else clips.assign(label=[labels[0] for labels in named])
+
+
+def _say_separator(sign: str, is_sure: bool, example: str, used: str, where: str) -> None:
+    """Error or warning: label cells are not split at `sign`, and seem to hold several labels."""
+    option = f'`options: {{separator: "{sign}"}}`'
+    if not used:
+        warnings.warn(
+            f"{where}: labels such as {example[:60]!r} look like several in one cell and are taken as one; if they are "
+            f"several, say `multilabel: true`, `metric: mAP` and {option}"
+        )
+    elif not is_sure:
+        warnings.warn(
+            f"{where}: labels hold {sign!r}, such as {example[:60]!r}, and are split by {used!r} only; if {sign!r} stands "
+            f'between labels, say {option}, where there is but one sign; else `separator: "{used}"` says that all is well'
+        )
+    else:
+        one = ', or `separator: ","` where that is meant to be one label' if sign != "," else ""
+        raise EvarError(
+            f"{where}: no label is split by {used!r}, and many hold {sign!r}, such as {example[:60]!r}; say {option}{one}"
+        )
 
 
 def _merged(clips: DataFrame, where: str) -> DataFrame:
@@ -196,8 +223,17 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
     for name, option in ((start, "start"), (stop, "stop")):
         if name is not None and name not in rows:
             raise no_column(rows, where, name, option, card)
+    lengths = [name for name in rows.columns if re.fullmatch(_LIKE_LENGTHS, name, re.IGNORECASE)]
+    if stop in lengths and start is not None:
+        warnings.warn(f"{where}: {stop} is read as the time in the file at which a segment ends{_length_hint([stop])}")
+    if start is not None and stop is None and lengths:
+        warnings.warn(f"{where}: without `stop`, segments go to the end of the file{_length_hint(lengths)}")
     if start is not None or stop is not None:
         return start, stop
+    like = [name for name in rows.columns if name.lower().replace(" ", "_") in _LIKE_TIMES]
+    hint = "for segments of longer files name the columns of their times in seconds: `options: {start: COLUMN, stop: COLUMN}`"
+    if like:
+        hint += f" (such as {', '.join(like)}?){_length_hint(lengths)}"
     files = rows[PATH]
     if not files.duplicated().any():
         if pair := next(
@@ -207,6 +243,8 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
                 f"{where}: each file comes once, so that the columns `{pair[0]}` and `{pair[1]}` are not used and clips are "
                 f"whole files; where they are seconds of segments, say `options: {{start: {pair[0]}, stop: {pair[1]}}}`"
             )
+        elif len(like) > 1 or (like and lengths):
+            warnings.warn(f"{where}: each file comes once and clips are whole files; {hint}")
         return None
     for pair in _TIMES:
         if all(name in rows for name in pair):
@@ -216,13 +254,26 @@ def _times(rows: DataFrame, where: str, card: Card) -> tuple[str | None, str | N
             )
             return pair
     if card.multilabel:  # one row for each label
+        if len(like) > 1 or (like and lengths):
+            warnings.warn(f"{where}: files come more than once and clips are whole files; {hint}")
         return None
-    like = [name for name in rows.columns if name.lower().replace(" ", "_") in _LIKE_TIMES]
-    times = f"; the columns {', '.join(like)} may be times" if like else ""
     twice = files[files.duplicated()].unique()
+    labels = own_values.two_labels(files, rows[options["label"]]) or f": {first_names(twice)}; keep one row of each"
+    said = f"{len(twice)} clips occur twice"
     raise EvarError(
-        f"{where}: {len(twice)} clips occur twice: {first_names(twice)}; keep one row of each, or for segments of longer "
-        f"files name the columns of their times in seconds: `options: {{start: COLUMN, stop: COLUMN}}`{times}"
+        f"{where}: {said}; {hint}; otherwise{labels.removeprefix(':')}"
+        if like
+        else f"{where}: {said}{labels}, or {hint}"
+    )
+
+
+def _length_hint(lengths: list[str]) -> str:
+    """What to do with columns of a segment's length, which evar does not read."""
+    if not lengths:
+        return ""
+    return (
+        f"; if {lengths[0]} is a segment's length, compute a column stop = start + {lengths[0]} and name that: "
+        "`options: {start: start, stop: stop}`"
     )
 
 

@@ -70,7 +70,9 @@ def test_a_row_never_comes_from_embeddings_that_a_disk_altered(measured, tmp_pat
     with pytest.raises(SystemExit) as ended:
         main(["run", "random:byola-v1-512", "fsdd", "--mini", "--limit", "40", "--probe", "fair", "-q"])
     assert ended.value.code == 0
-    (line,) = (line for line in capfd.readouterr().err.splitlines() if "damaged" in line)  # one, without the place in the code
+    (line,) = (
+        line for line in capfd.readouterr().err.splitlines() if "damaged" in line
+    )  # one, without the place in the code
     assert line.startswith("evar: warning: stored embeddings are damaged (")
     assert line.endswith(".damaged, and encoded again")
     row = evar.run("random:byola-v1-512", "fsdd", mini=True, limit=40, probe="fair")

@@ -32,7 +32,11 @@ def git_commit() -> str:
     """The commit of the checkout that evar runs from, read without git; empty for an installed wheel."""
     folder = Path(__file__).resolve().parents[1] / ".git"
     with contextlib.suppress(OSError):
+        if folder.is_file():  # a worktree (or submodule): its own HEAD, the refs of the repository that it belongs to
+            folder = folder.parent / folder.read_text().strip().removeprefix("gitdir: ")
         head = (folder / "HEAD").read_text().strip()
+        if (folder / "commondir").is_file():
+            folder = folder / (folder / "commondir").read_text().strip()
         if not head.startswith("ref: "):
             return head[:12]
         with contextlib.suppress(OSError):

@@ -165,7 +165,7 @@ def test_every_mistake_is_one_line(evar, tmp_path, words, said):
     "harm",
     [
         lambda text: text.replace("protocol,", "protokoll,", 1),
-        lambda text: text.replace("\n1,", "\n7,", 1),
+        lambda text: text.replace("\n2,", "\n7,", 1),
         lambda text: text + "1,2,3\n1,2,3\n",
         lambda text: text.replace("0.7", "zero", 1),
         lambda text: "\x00\x01",

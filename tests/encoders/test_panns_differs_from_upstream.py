@@ -216,8 +216,8 @@ import os, sys
 from pathlib import Path
 home = Path.home()
 SHELLS = ("os.system", "subprocess.Popen", "os.posix_spawn", "os.exec", "os.fork", "socket.connect", "urllib.Request")
+import torch  # what torch's own import starts (2.14 asks ldconfig for libdl) is not ours
 sys.addaudithook(lambda event, _: event in SHELLS and os._exit(99))
-import torch
 from evar.encoders import load_encoder
 encoder = load_encoder("random:cnn14", width=4)
 encoder.encode(torch.zeros(1, 32000))

@@ -151,14 +151,25 @@ def _hop_ms(short: int, long: int) -> float:
     return round(measured, 3)
 
 
+def _in_the_middle(wav: Tensor) -> Tensor:
+    """Clips [B, N] with the zeros at their end put around them, half on each side.
+
+    A clip as short as a hop would lie in one frame, among frames of silence; extractors that normalise each band over
+    time give the same features for all such clips. In the middle, several frames hold parts of it.
+    """
+    spare = (wav != 0).flip(1).to(torch.uint8).argmax(dim=1)  # 0 for digital silence too
+    return torch.stack([clip.roll(n // 2) for clip, n in zip(wav, spare.tolist(), strict=True)])
+
+
 class HfFeatures(Encoder):
     """A Transformer or Conformer encoder behind its own feature extractor, such as Wav2Vec2-BERT.
 
     Layers: `layer0`, what enters the first block; `layerK`, what leaves block K; the last one is the model's own
     output. Of models with a decoder the encoder is used. Feature extractors differ in how they normalise and pad, so
     clips of one length go together (`equal_lengths_only`); they compute on the CPU. Hop and dimensions are measured
-    on a test tone, frames are taken to be spread evenly. The shortest clip is the first of some lengths whose features of
-    a tone are finite and not constant; NaN is replaced by zeros for digital silence alone.
+    on a test tone, frames are taken to be spread evenly. The shortest clip is the first of some lengths whose features
+    tell two clips of 10 ms in its middle apart, which is where shorter ones are put; NaN is replaced by zeros for digital silence
+    alone.
     """
 
     version = 2
@@ -196,6 +207,8 @@ class HfFeatures(Encoder):
         self.default_layers = (f"layer{self.n_blocks}",)
 
     def _frames_of(self, wav: Tensor, lengths: Tensor, layers: frozenset[str]) -> dict[str, Frames]:
+        if wav.shape[1] == self.min_samples:
+            wav = _in_the_middle(wav)
         states, mask = self._states(wav, [int(layer.removeprefix("layer")) for layer in layers])
         outputs = {}
         for number, state in states.items():
@@ -235,14 +248,16 @@ class HfFeatures(Encoder):
             raise EvarError(f"{self.label}: its feature extractor gives NaN for {wav.shape[1]} samples of sound")
         return values.nan_to_num(0.0, 0.0, 0.0)
 
-    def _varies(self, wav: Tensor) -> bool:
-        """Whether the raw features of a sound are finite and not constant."""
+    def _tells_apart(self, milliseconds: int) -> bool:
+        """Whether two noises of 10 ms, in the middle of so much silence, have finite features that differ."""
+        noise = 0.1 * torch.randn(2, self.sample_rate // 100, generator=torch.Generator().manual_seed(0))
+        wav = torch.nn.functional.pad(noise, (0, (milliseconds - 10) * self.sample_rate // 1000))
         with silent():
             inputs = self.extractor(
-                list(wav.cpu().numpy()), sampling_rate=self.sample_rate, padding=True, return_tensors="pt"
+                list(_in_the_middle(wav).numpy()), sampling_rate=self.sample_rate, padding=True, return_tensors="pt"
             )
         values = inputs[self.input_name].float()
-        return bool(torch.isfinite(values).all()) and bool(values.amax() > values.amin())
+        return bool(torch.isfinite(values).all()) and float((values[0] - values[1]).abs().amax()) > 1e-2
 
     def _tone(self, milliseconds: int) -> Tensor:
         time_s = torch.arange(milliseconds * self.sample_rate // 1000) / self.sample_rate
@@ -252,7 +267,7 @@ class HfFeatures(Encoder):
         """Samples of the shortest clip, of those tried, that the model reads without an error or NaN."""
         for milliseconds in SHORTEST_MS:
             try:
-                if not self._varies(self._tone(milliseconds)):
+                if not self._tells_apart(milliseconds):
                     continue
                 (state,) = self._states(self._tone(milliseconds), [self.n_blocks])[0].values()
             except Exception:  # too short for its convolutions or statistics

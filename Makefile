@@ -10,7 +10,7 @@ LOCK := $(shell $(PYTHON) -c "import platform as p, sys; here = sys.version_info
 LOCKED = $(if $(LOCK),PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) )
 FROM = $(if $(LOCK),the versions of $(LOCK),the ranges of setup.cfg: requirements.lock is for Python 3.11 on Linux)
 # One thread per test process: two processes with two threads each are slower than this on two cores.
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test test-core test-newest lock lint bench drill pretrained docs clean
 

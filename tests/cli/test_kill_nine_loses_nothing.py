@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 
 IMPORTS = """
@@ -23,14 +21,10 @@ def run(forked, folder, kill_after=None):
     return code, output
 
 
-def canonical(folder):
-    return subprocess.run(
-        [sys.executable, "-m", "evar", "leaderboard", "--canonical"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def canonical(forked, folder):
+    code, output = forked(folder, "leaderboard --canonical")
+    assert code == 0, output
+    return output
 
 
 def test_ten_kills_at_random_moments(forked, tmp_path):
@@ -40,7 +34,7 @@ def test_ten_kills_at_random_moments(forked, tmp_path):
     code, output = run(forked, reference)
     assert code == 0, output
     whole = time.monotonic() - begun
-    expected = canonical(reference)
+    expected = canonical(forked, reference)
     assert expected.count("\n") == 5
 
     moments = random.Random(7)
@@ -55,5 +49,5 @@ def test_ten_kills_at_random_moments(forked, tmp_path):
             whole = max(0.05, 0.7 * whole)
         code, output = run(forked, folder)
         assert code == 0, output
-        assert canonical(folder) == expected
+        assert canonical(forked, folder) == expected
     assert killed == 10, "the kills came too late to mean anything"

@@ -1,9 +1,7 @@
 """Segments of long files give the rows that the same segments give as files of their own; verify sees what cannot be cut."""
 
 import csv
-import os
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +13,20 @@ CARD = (
 )
 
 
-def evar(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "evar", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+@pytest.fixture
+def evar(capfd):
+    """`evar("run", ...)` through `main` in this process."""
+    from evar.cli import main
+
+    def call(*words):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        done = SimpleNamespace(returncode=stop.value.code or 0, **dict(zip(("stdout", "stderr"), capfd.readouterr())))
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return call
 
 
 def long_file(k, rate, seconds=3.0):
@@ -42,7 +45,7 @@ def dataset(folder, rows, head, more=""):
 
 @pytest.mark.parametrize("kind", ["wav", "ogg", "mp3"])
 @pytest.mark.parametrize("rate", [16000, 22050])
-def test_rows_of_segments_are_the_rows_of_the_files_cut_out(tmp_path, kind, rate):
+def test_rows_of_segments_are_the_rows_of_the_files_cut_out(evar, tmp_path, kind, rate):
     long, short = tmp_path / "long", tmp_path / "short"
     long.mkdir()
     short.mkdir()
@@ -77,7 +80,7 @@ def test_rows_of_segments_are_the_rows_of_the_files_cut_out(tmp_path, kind, rate
     assert said[0] == said[1]
 
 
-def test_verify_names_segments_beyond_the_end(tmp_path):
+def test_verify_names_segments_beyond_the_end(evar, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     rows = []
@@ -103,7 +106,7 @@ def test_verify_names_segments_beyond_the_end(tmp_path):
     assert evar("run", "logmel", card, "--data", folder, "--skip-bad", *out).returncode == 0
 
 
-def test_verify_says_once_that_times_are_taken_for_segments(tmp_path):
+def test_verify_says_once_that_times_are_taken_for_segments(evar, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     rows = []

@@ -22,7 +22,9 @@ def evar(capfd):
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in words])
-        done = SimpleNamespace(returncode=stop.value.code or 0, **dict(zip(("stdout", "stderr"), capfd.readouterr())))
+        done = SimpleNamespace(
+            returncode=stop.value.code or 0, **dict(zip(("stdout", "stderr"), capfd.readouterr(), strict=True))
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

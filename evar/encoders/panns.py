@@ -235,7 +235,9 @@ class Cnn14(Encoder):
         kept = self._early_blocks(wav, lengths, {early, *(k for k in wanted if k < early)}) if early else {}
         x = kept[early] if early else self._image(wav, lengths)
         for k in range(early + 1, last + 1):
-            x = self._block(k, x, frames // 2 ** (k - 1))
+            valid = frames // 2 ** (k - 1)
+            padded = bool((valid < x.shape[2]).any())  # asked here: inside, it would break a compiled graph
+            x = self._block(k, x, valid if padded else None)
             if k in wanted:
                 kept[k] = x
         return kept
@@ -268,7 +270,7 @@ class Cnn14(Encoder):
         """Block k of [B, C, T, F]; frames at and past `valid` are zeroed before each convolution, as if not there."""
         block = getattr(self.network, f"conv_block{k}")
         past = None
-        if valid is not None and bool((valid < x.shape[2]).any()):
+        if valid is not None:
             past = (torch.arange(x.shape[2], device=x.device) >= valid[:, None])[:, None, :, None]
         for conv, norm in ((block.conv1, block.bn1), (block.conv2, block.bn2)):
             x = norm(conv(x if past is None else x.masked_fill(past, 0.0))).relu_()

@@ -167,15 +167,16 @@ def test_lengths_are_not_compiled_one_by_one(name, monkeypatch):
     encoder = built(name)
     compiled = Computing(compiled=True).ready(encoder)
     graphs = []
-    for longest in (16000, 23000, 31000, 9000, 25000):
+    for longest in (16000, 9000, 31000, 25000, 23000, 27000, 13000):
         for lengths in ([longest], [longest, longest - 3000]):
             wav, lengths = noise(encoder, lengths)
             found, exact = (one.encode(wav, lengths) for one in (compiled, encoder))
             assert float((found - exact).norm() / exact.norm()) < 1e-5
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
-    # BYOL-A's tiles have a form for each parity of each halving (8) and for short and long ones; others follow lengths.
-    grown = graphs[-1] - graphs[1]
+    # BYOL-A's tiles have a form for each parity of each halving (8) and for short and long ones. Others follow lengths;
+    # torch 2.14 has forms of its own for a clip of one frame and for sizes at which its convolutions change.
+    grown = graphs[-1] - graphs[3]
     assert grown == 0 or (name.startswith("byola") and graphs[-1] <= arithmetic.RECOMPILE_LIMIT), graphs
     assert not counters["graph_break"], dict(counters["graph_break"])
     torch._dynamo.reset()

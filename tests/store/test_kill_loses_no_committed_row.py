@@ -17,7 +17,7 @@ from evar.store import Store
 
 def test_ten_kills_at_random_moments(tmp_path):
     rng, done = random.Random(1), []
-    for _ in range(10):
+    while len(done) < 10 or (done[-1] == 0 and len(done) < 100):  # a busy machine gets little done in 40 ms
         process = d.spawn(tmp_path / "killed", pause=0.002)
         done.append(d.N_CLIPS - int(process.stdout.readline().split()[1]))
         time.sleep(rng.uniform(0, 0.04))

@@ -379,7 +379,9 @@ def _open_with_libsndfile(path: Path | str) -> soundfile.SoundFile:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "error_string", str(error)).strip().rstrip(".")
+    reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+    # libsndfile 1.2 says so of MP3s that it cannot decode, of a file that was found to be there
+    return "no frame of it can be decoded" if reason.startswith("File does not exist") else reason
 
 
 def _can_seek(sound: soundfile.SoundFile | _PlainWav) -> bool:

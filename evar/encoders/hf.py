@@ -168,11 +168,11 @@ class HfFeatures(Encoder):
     output. Of models with a decoder the encoder is used. Feature extractors differ in how they normalise and pad, so
     clips of one length go together (`equal_lengths_only`); they compute on the CPU. Hop and dimensions are measured
     on a test tone, frames are taken to be spread evenly. The shortest clip is the first of some lengths whose features
-    tell two clips of 10 ms in its middle apart, which is where shorter ones are put; NaN is replaced by zeros for digital silence
-    alone.
+    tell two clips of 10 ms in its middle apart. Shorter ones are put there, and times of their frames count from its
+    start. NaN is replaced by zeros for digital silence alone.
     """
 
-    version = 2
+    version = 3
     default_pooling = "mean"
     equal_lengths_only = True
     preferred_batch = MappingProxyType({"cpu": 8, "cuda": 32})

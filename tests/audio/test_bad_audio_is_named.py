@@ -116,3 +116,11 @@ def test_segments_that_are_none(tmp_path):
 def test_too_short_to_resample(tmp_path):
     soundfile.write(tmp_path / "click.wav", np.ones(1) / 2, 48000)
     refused(tmp_path / "click.wav", "too short")
+
+
+def test_bytes_under_the_name_of_an_mp3_are_not_called_missing(tmp_path):
+    path = tmp_path / "noise.mp3"
+    path.write_bytes(np.random.default_rng(0).bytes(400))
+    with pytest.raises(EvarError, match="is not audio that can be read") as error:
+        decode(path, 16000)
+    assert "does not exist" not in str(error.value)
